@@ -1,0 +1,253 @@
+"""Merges concurrent appends into one transaction: one flusher, flushing whenever it is idle.
+
+There is no timer: a lone request goes out at once, and what arrives while a transaction is under way
+goes out together with the next one. Calls keep their order.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import NamedTuple
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from events import contracts, pg
+from events.envelope import Metadata, derived_id, encode_metadata
+
+log = structlog.get_logger(__name__)
+
+MAX_EVENTS_PER_TRANSACTION = 2_000
+
+_APPEND = (
+    "SELECT verdicts, versions FROM store.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
+    " $16, $17)"
+)
+
+
+class StreamAppend(NamedTuple):
+    """The events one request wants on one stream.
+
+    `expected` is the stream's version that the decision was made on: None accepts any,
+    0 means that the stream must not exist yet.
+    """
+
+    stream: str
+    events: tuple[contracts.Event, ...]
+    expected: int | None = None
+
+
+class Row(NamedTuple):
+    """An event as the append function takes it."""
+
+    event_id: UUID
+    type: str
+    schema_version: int
+    subject: UUID | None
+    data: bytes
+    metadata: bytes
+
+
+class Part(NamedTuple):
+    stream: str
+    expected: int | None
+    rows: tuple[Row, ...]
+
+
+class Request(NamedTuple):
+    event_id: UUID
+    request_hash: bytes
+    parts: tuple[Part, ...]
+    result: "asyncio.Future[Verdict]"
+
+    @property
+    def size(self) -> int:
+        return sum(len(part.rows) for part in self.parts)
+
+
+class Verdict(NamedTuple):
+    """What became of one request: `appended`, `duplicate`, `reused` or `conflict`.
+
+    `versions` has one entry per part: after the part (appended), of the request's first event
+    (duplicate, first part only), or the stream's actual version (conflict).
+    """
+
+    outcome: str
+    versions: tuple[int | None, ...]
+
+
+def encode_request(
+    parts: tuple[StreamAppend, ...],
+    event_id: UUID,
+    request_hash: bytes,
+    subject: UUID | None,
+    metadata: Metadata,
+) -> tuple[Part, ...]:
+    """The rows of a request. Its first event gets `event_id`, the n-th `derived_id(event_id, n)`."""
+    encoded_metadata = encode_metadata(metadata)
+    rows_of_parts = []
+    n = 0
+    for part in parts:
+        rows = []
+        for event in part.events:
+            contract = contracts.contract_of(event)
+            rows.append(
+                Row(
+                    derived_id(event_id, n) if n else event_id,
+                    contract.type,
+                    contract.schema_version,
+                    subject,
+                    contracts.encode(event),
+                    encoded_metadata,
+                )
+            )
+            n += 1
+        rows_of_parts.append(Part(part.stream, part.expected, tuple(rows)))
+    return tuple(rows_of_parts)
+
+
+class Coalescer:
+    """The only way events are written. One per process and event store."""
+
+    def __init__(self, url: str) -> None:
+        self._append = pg.Session(url, application_name="append", statement_timeout_ms=10_000)
+        # The wake-up is a hint: a lost one costs a poll interval, so it need not reach the disk.
+        self._notify = pg.Session(url, application_name="wake", settings={"synchronous_commit": "off"})
+        self._waiting: deque[Request] = deque()
+        self._arrived = asyncio.Event()
+        self._committed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._tasks = [
+            asyncio.create_task(self._flush_forever(), name="append-flusher"),
+            asyncio.create_task(self._wake_forever(), name="append-wake"),
+        ]
+
+    async def submit(self, event_id: UUID, request_hash: bytes, parts: tuple[Part, ...]) -> Verdict:
+        """Appends, and returns once the verdict is durable.
+
+        Raises:
+            OSError, asyncpg.PostgresError, asyncpg.InterfaceError: the outcome is unknown.
+                Submitting the same `event_id` again is always safe.
+        """
+        request = Request(event_id, request_hash, parts, asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
+        self._idle.clear()
+        self._arrived.set()
+        return await request.result
+
+    async def close(self) -> None:
+        """Finishes what was submitted, then closes the connections."""
+        await self._idle.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._append.close()
+        await self._notify.close()
+
+    async def _flush_forever(self) -> None:
+        while True:
+            await self._arrived.wait()
+            # Let every task that is ready to append now join this transaction.
+            await asyncio.sleep(0)
+            batch = self._next_batch()
+            await self._flush(batch)
+            if not self._waiting:
+                self._idle.set()
+
+    def _next_batch(self) -> list[Request]:
+        batch: list[Request] = []
+        events = 0
+        while self._waiting and (not batch or events + self._waiting[0].size <= MAX_EVENTS_PER_TRANSACTION):
+            request = self._waiting.popleft()
+            events += request.size
+            batch.append(request)
+        if not self._waiting:
+            self._arrived.clear()
+        return batch
+
+    async def _flush(self, batch: list[Request]) -> None:
+        try:
+            verdicts = await self._write(batch)
+        except BaseException as error:
+            if pg.is_outage(error) or len(batch) == 1 or not isinstance(error, Exception):
+                for request in batch:
+                    if not request.result.done():
+                        request.result.set_exception(
+                            error if isinstance(error, Exception) else ConnectionError("shutdown")
+                        )
+                if not isinstance(error, Exception):
+                    raise
+                return
+            # One request of the batch is at fault: find it, and let its neighbours through.
+            log.warning("append.one_by_one", requests=len(batch), error=repr(error))
+            for request in batch:
+                await self._flush([request])
+            return
+        self._committed.set()
+        for request, verdict in zip(batch, verdicts, strict=True):
+            if not request.result.done():
+                request.result.set_result(verdict)
+
+    async def _write(self, batch: list[Request]) -> list[Verdict]:
+        growth: dict[str, int] = {}
+        for request in batch:
+            for part in request.parts:
+                growth[part.stream] = growth.get(part.stream, 0) + len(part.rows)
+        # Sorted by UTF-8 bytes, as the "C" collation does: every transaction locks in this order.
+        streams = sorted(growth, key=str.encode)
+        index = {stream: n for n, stream in enumerate(streams, 1)}
+        before = dict.fromkeys(streams, 0)
+
+        part_request: list[int] = []
+        part_stream: list[int] = []
+        part_expected: list[int | None] = []
+        part_offset: list[int] = []
+        part_count: list[int] = []
+        event_part: list[int] = []
+        event_offset: list[int] = []
+        rows: list[Row] = []
+        for number, request in enumerate(batch, 1):
+            for part in request.parts:
+                offset = before[part.stream]
+                part_request.append(number)
+                part_stream.append(index[part.stream])
+                part_expected.append(part.expected)
+                part_offset.append(offset)
+                part_count.append(len(part.rows))
+                event_part.extend([len(part_request)] * len(part.rows))
+                event_offset.extend(range(offset + 1, offset + len(part.rows) + 1))
+                rows.extend(part.rows)
+                before[part.stream] = offset + len(part.rows)
+
+        columns = list(zip(*rows, strict=True))
+        record = await self._append.fetchrow(
+            _APPEND,
+            streams,
+            [growth[stream] for stream in streams],
+            [request.event_id for request in batch],
+            [request.request_hash for request in batch],
+            part_request,
+            part_stream,
+            part_expected,
+            part_offset,
+            part_count,
+            event_part,
+            event_offset,
+            *columns,
+        )
+        assert record is not None
+        versions = iter(record["versions"])
+        return [
+            Verdict(outcome, tuple(next(versions) for _ in request.parts))
+            for request, outcome in zip(batch, record["verdicts"], strict=True)
+        ]
+
+    async def _wake_forever(self) -> None:
+        """Tells the sequencer after the commit: a NOTIFY inside it would serialise all commits."""
+        while True:
+            await self._committed.wait()
+            self._committed.clear()
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await self._notify.execute(f"NOTIFY {pg.WAKE_CHANNEL}")

@@ -1,0 +1,275 @@
+"""Consumers: each applies the whole log, in order, with effects and position in one transaction."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Protocol, cast
+from uuid import UUID
+
+import asyncpg
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from events import metrics
+from events.contracts import UnknownContract
+from events.envelope import RecordedEvent
+from events.feed import Chunk, LogFeed
+from events.outage import until_it_works
+from events.store import EventStore
+
+log = structlog.get_logger(__name__)
+_tracer = trace.get_tracer("events.consumer")
+
+_propagator = TraceContextTextMapPropagator()
+
+_MAX_LINKS = 64
+_ATTEMPTS_BEFORE_PARKING = 3
+
+DDL = """
+    CREATE TABLE IF NOT EXISTS consumed (
+        consumer text PRIMARY KEY,
+        position bigint NOT NULL DEFAULT 0,
+        epoch uuid
+    );
+    CREATE TABLE IF NOT EXISTS parked (
+        consumer text NOT NULL,
+        position bigint NOT NULL,
+        stream text NOT NULL,
+        event_id uuid NOT NULL,
+        type text NOT NULL,
+        reason text NOT NULL,
+        error text,
+        parked_at timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (consumer, position)
+    );
+"""
+
+
+class Handler(Protocol):
+    """What a consumer does with events: a read model's rows, or a reaction's appends.
+
+    `apply` runs inside the transaction that saves the position. An outage it raises (database, network, timeout)
+    pauses the consumer; any other exception is the event's own fault and, after some attempts, parks its stream.
+    """
+
+    @property
+    def ddl(self) -> str: ...
+
+    async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None: ...
+
+
+class Consumer:
+    """A work consumer: one of its kind per service, whichever replica the broker picks.
+
+    Args:
+        name: `<service>.<consumer>`, also its queue's name.
+        database: the service's own database, where effects and position live.
+    """
+
+    def __init__(
+        self, *, name: str, handler: Handler, database: asyncpg.Pool, store: EventStore, amqp_url: str
+    ) -> None:
+        self.name = name
+        self.position = 0
+        """The last position this process knows to be applied."""
+        self._handler = handler
+        self._database = database
+        self._feed = LogFeed(queue=name, replica=False, store=store, amqp_url=amqp_url, moved_beyond=self._moved_beyond)
+        self._parked_streams: set[str] = set()
+        self._advanced = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    @property
+    def head(self) -> int:
+        """The log's last position, as far as this consumer has heard."""
+        return max(self._feed.head, self.position)
+
+    @property
+    def lag(self) -> int:
+        """Positions behind the log's head, as far as this consumer has heard of it."""
+        return self.head - self.position
+
+    @property
+    def connected(self) -> bool:
+        """Whether its queue is being consumed."""
+        return self._feed.connected
+
+    async def run(self) -> None:
+        """Applies the log until stop() is called.
+
+        Raises:
+            EpochChanged: the store was restored; nothing may be applied until the operator has decided.
+        """
+        receiving = asyncio.create_task(self._feed.receive(), name=f"{self.name}.receive")
+        try:
+            await until_it_works(self.name, self._prepare)
+            while not self._stopping.is_set():
+                chunk = await self._next()
+                if chunk is None:
+                    break
+                if chunk.events:
+                    await self._apply(chunk)
+                else:
+                    await until_it_works(self.name, self._reload)
+        finally:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Lets run() return after the transaction under way."""
+        self._stopping.set()
+
+    async def wait_for(self, position: int, timeout_s: float) -> bool:
+        """Whether everything up to `position` is applied, waiting for it.
+
+        Works on a standby replica too: there the position moves in the database only.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self.position < position:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                return False
+            advanced = self._advanced
+            try:
+                await asyncio.wait_for(advanced.wait(), min(remaining_s, 0.025))
+            except TimeoutError:
+                if await self._saved_position() >= position:
+                    return True
+        return True
+
+    async def _prepare(self) -> None:
+        async with self._database.acquire() as db, db.transaction():
+            # CREATE TABLE IF NOT EXISTS is not safe against itself.
+            await db.execute("SELECT pg_advisory_xact_lock(hashtext('consumer.ddl'))")
+            await db.execute(DDL)
+            await db.execute(self._handler.ddl)
+            await db.execute("INSERT INTO consumed (consumer) VALUES ($1) ON CONFLICT DO NOTHING", self.name)
+        await self._reload()
+
+    async def _reload(self) -> None:
+        """Takes position, epoch and parked streams from the database: another replica may have moved them."""
+        row = await self._database.fetchrow("SELECT position, epoch FROM consumed WHERE consumer = $1", self.name)
+        assert row is not None
+        self._advance(row["position"])
+        if row["epoch"] is not None:
+            self._feed.epoch = UUID(int=row["epoch"].int)
+        parked = await self._database.fetch("SELECT DISTINCT stream FROM parked WHERE consumer = $1", self.name)
+        self._parked_streams = {row["stream"] for row in parked}
+
+    async def _moved_beyond(self, position: int) -> bool:
+        return (await self._saved_position()) > position
+
+    async def _saved_position(self) -> int:
+        saved = await self._database.fetchval("SELECT position FROM consumed WHERE consumer = $1", self.name)
+        return saved or 0
+
+    async def _next(self) -> Chunk | None:
+        """The next chunk; None when asked to stop."""
+        following = asyncio.ensure_future(until_it_works(self.name, lambda: self._feed.next(self.position)))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return following.result() if following.done() else None
+        finally:
+            following.cancel()
+            stopping.cancel()
+
+    async def _apply(self, chunk: Chunk) -> None:
+        try:
+            await until_it_works(self.name, lambda: self._commit(chunk.events))
+        except Exception as error:
+            log.warning("consumer.one_by_one", consumer=self.name, events=len(chunk.events), error=repr(error))
+            for event in chunk.events:
+                await self._apply_or_park(event)
+        await self._feed.settle(chunk)
+        lag_s = (datetime.now(UTC) - chunk.events[-1].recorded_at).total_seconds()
+        metrics.visible_seconds.labels(self.name).observe(max(lag_s, 0.0))
+        metrics.consumed.labels(self.name).inc(len(chunk.events))
+        metrics.consumer_lag.labels(self.name).set(self.lag)
+
+    async def _apply_or_park(self, event: RecordedEvent) -> None:
+        for attempt in range(1, _ATTEMPTS_BEFORE_PARKING + 1):
+            try:
+                await until_it_works(self.name, lambda: self._commit([event]))
+                return
+            except Exception as error:
+                fault = error
+                await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter
+        log.error(
+            "consumer.parked",
+            consumer=self.name,
+            stream=event.stream,
+            position=event.position,
+            event_id=str(event.event_id),
+            exc_info=fault,
+        )
+        reason = "unknown_contract" if isinstance(fault, UnknownContract) else "failed"
+        await until_it_works(self.name, lambda: self._commit([event], park=(reason, repr(fault))))
+        self._parked_streams.add(event.stream)
+
+    async def _commit(self, events: list[RecordedEvent], park: tuple[str, str] | None = None) -> None:
+        """Effects and position in one transaction; nothing at all where another replica was first."""
+        last = events[-1].position
+        with _tracer.start_as_current_span(f"consume {self.name}") as span:
+            if span.is_recording():
+                _link(span, events)
+            async with self._database.acquire() as proxy, proxy.transaction():
+                db = cast(asyncpg.Connection, proxy)
+                # The log is the truth: a read model that loses its last commit in a crash loses its position with
+                # it, and applies the same events again. So no wait for the disk.
+                row = await db.fetchrow(
+                    "SELECT position, set_config('synchronous_commit', 'off', true) FROM consumed"
+                    " WHERE consumer = $1 FOR UPDATE",
+                    self.name,
+                )
+                assert row is not None
+                if row["position"] != events[0].position - 1:
+                    moved = True
+                else:
+                    moved = False
+                    behind = [event for event in events if event.stream in self._parked_streams]
+                    free = [event for event in events if event.stream not in self._parked_streams]
+                    if park is not None:
+                        await self._park(db, free, *park)
+                    elif free:
+                        await self._handler.apply(db, free)
+                    await self._park(db, behind, "behind", None)
+                    await db.execute(
+                        "UPDATE consumed SET position = $2, epoch = $3 WHERE consumer = $1",
+                        self.name,
+                        last,
+                        self._feed.epoch,
+                    )
+        if moved:
+            await self._reload()
+        else:
+            self._advance(last)
+
+    async def _park(
+        self, db: asyncpg.Connection, events: Sequence[RecordedEvent], reason: str, error: str | None
+    ) -> None:
+        if not events:
+            return
+        await db.executemany(
+            "INSERT INTO parked (consumer, position, stream, event_id, type, reason, error)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            [(self.name, e.position, e.stream, e.event_id, e.type, reason, error) for e in events],
+        )
+        metrics.parked.labels(self.name).inc(len(events))
+
+    def _advance(self, position: int) -> None:
+        self.position = position
+        metrics.consumer_position.labels(self.name).set(position)
+        advanced, self._advanced = self._advanced, asyncio.Event()
+        advanced.set()
+
+
+def _link(span: trace.Span, events: Sequence[RecordedEvent]) -> None:
+    """Links the span to the requests that appended the events: one chunk serves many of them."""
+    parents = {event.metadata.traceparent for event in events[:_MAX_LINKS]} - {None}
+    for parent in parents:
+        context = trace.get_current_span(_propagator.extract({"traceparent": parent})).get_span_context()
+        span.add_link(context)

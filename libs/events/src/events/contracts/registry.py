@@ -1,0 +1,91 @@
+"""The registry of event contracts: type name and schema version ↔ struct."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """Base of every event payload. Fields are added with defaults or under a new schema version."""
+
+
+class Contract(NamedTuple):
+    """What is published about one event type."""
+
+    struct: type[Event]
+    schema_version: int
+    public: bool
+    """Private events stay inside Sangam: they never leave on `sangam.events`, a WebSocket or a webhook."""
+    type: str
+
+
+class UnknownContract(LookupError):
+    """The type or schema version is not one this process knows: a newer publisher is at work."""
+
+    def __init__(self, event_type: str, schema_version: int) -> None:
+        super().__init__(f"no contract for {event_type} v{schema_version}")
+        self.event_type = event_type
+        self.schema_version = schema_version
+
+
+_by_type: dict[tuple[str, int], Contract] = {}
+_by_struct: dict[type[Event], Contract] = {}
+_decoders: dict[tuple[str, int], msgspec.json.Decoder[Event]] = {}
+_encoder = msgspec.json.Encoder()
+
+E = TypeVar("E", bound=Event)
+
+
+def contract(event_type: str, *, schema_version: int = 1, public: bool = True) -> Callable[[type[E]], type[E]]:
+    """Class decorator: registers the struct as the payload of `event_type`.
+
+    Raises:
+        ValueError: the type and schema version are registered already.
+    """
+
+    def register(struct: type[E]) -> type[E]:
+        key = (event_type, schema_version)
+        if key in _by_type:
+            raise ValueError(f"{event_type} v{schema_version} is registered twice")
+        entry = Contract(struct=struct, schema_version=schema_version, public=public, type=event_type)
+        _by_type[key] = entry
+        _by_struct[struct] = entry
+        _decoders[key] = msgspec.json.Decoder(struct)
+        return struct
+
+    return register
+
+
+def contract_of(event: Event | type[Event]) -> Contract:
+    """The contract of a payload or of its class."""
+    return _by_struct[event if isinstance(event, type) else type(event)]
+
+
+def registered() -> Iterable[Contract]:
+    """All contracts, in order of type and version."""
+    return [entry for _, entry in sorted(_by_type.items())]
+
+
+def is_public(event_type: str, schema_version: int) -> bool:
+    """Whether the event may leave Sangam. An unknown type is private: nothing leaks by being new."""
+    entry = _by_type.get((event_type, schema_version))
+    return entry is not None and entry.public
+
+
+def encode(event: Event) -> bytes:
+    """The payload's JSON bytes, exactly as they are stored and hashed."""
+    return _encoder.encode(event)
+
+
+def decode(event_type: str, schema_version: int, data: bytes | msgspec.Raw) -> Event:
+    """The payload struct of stored bytes.
+
+    Raises:
+        UnknownContract: no such type or schema version here.
+        msgspec.ValidationError: the bytes do not fit the contract.
+    """
+    decoder = _decoders.get((event_type, schema_version))
+    if decoder is None:
+        raise UnknownContract(event_type, schema_version)
+    return decoder.decode(data)

@@ -1,0 +1,81 @@
+"""trading: what Vyomo told us of one client, in order, on `broker_client-<uuid5 of Vyomo id>`.
+
+Published by sync-gateway, one event per feed item.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from events.contracts.registry import Event, contract
+
+Instrument = Literal["option", "future", "equity"]
+
+
+class BrokerItem(Event, frozen=True, kw_only=True):
+    """What every item of the broker's feed carries."""
+
+    item_id: str
+    customer_id: str
+    occurred_at: datetime
+    sequence: int | None = None
+
+
+@contract("trading.wallet.opened", public=False)
+class WalletOpened(BrokerItem, frozen=True, kw_only=True):
+    wallet_id: str
+    currency: str
+    opening_balance_minor: int
+
+
+@contract("trading.wallet.posted", public=False)
+class WalletPosted(BrokerItem, frozen=True, kw_only=True):
+    movement_id: str
+    wallet_id: str
+    direction: Literal["credit", "debit"]
+    amount_minor: int
+    currency: str
+    reason: Literal["charges", "payin", "payout", "other"]
+    reference: str | None = None
+
+
+@contract("trading.trade.executed", public=False)
+class TradeExecuted(BrokerItem, frozen=True, kw_only=True):
+    trade_id: str
+    wallet_id: str
+    symbol: str
+    underlying: str
+    instrument: Instrument
+    side: Literal["buy", "sell"]
+    quantity: int
+    price_minor: int
+    charges_minor: int
+    currency: str
+    realized_pnl_minor: int | None = None
+
+
+@contract("trading.position.changed", public=False)
+class PositionChanged(BrokerItem, frozen=True, kw_only=True):
+    position_id: str
+    symbol: str
+    underlying: str
+    instrument: Instrument
+    quantity: int
+    """Signed: short positions are negative; 0 closes it."""
+    average_price_minor: int
+    mark_price_minor: int
+    unrealized_pnl_minor: int
+    currency: str
+
+
+@contract("trading.risk.alerted", public=False)
+class RiskAlerted(BrokerItem, frozen=True, kw_only=True):
+    alert_id: str
+    severity: Literal["critical", "warning", "info"]
+    message: str
+
+
+@contract("trading.profile.reported", public=False)
+class ProfileReported(BrokerItem, frozen=True, kw_only=True):
+    base_version: int
+    changed_at: datetime
+    fields: dict[str, Any]

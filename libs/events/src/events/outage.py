@@ -1,0 +1,41 @@
+"""Outages: what to do when the database or the broker is away. Wait, and lose nothing."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import aiormq
+import structlog
+
+from events import pg
+
+log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE_S = 0.05
+_MAX_PAUSE_S = 5.0
+
+T = TypeVar("T")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether doing the same again later can succeed, because the fault is not in what was asked."""
+    return pg.is_outage(error) or isinstance(error, aiormq.exceptions.AMQPError)
+
+
+async def until_it_works(who: str, action: Callable[[], Awaitable[T]]) -> T:
+    """Does it again, with growing pauses and jitter, for as long as there is an outage.
+
+    Raises:
+        Exception: whatever is not an outage.
+    """
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return await action()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            log.warning("paused", who=who, pause_s=round(pause_s, 2), error=repr(error))
+        await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
+        pause_s = min(pause_s * 2, _MAX_PAUSE_S)

@@ -1,0 +1,69 @@
+"""Read models: pure consequences of the log, in the service's own database, rebuilt rather than migrated."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import asyncpg
+
+from events.envelope import RecordedEvent
+from events.store import EventStore
+
+
+class Projection(Protocol):
+    """One read model: its table, and how events change it.
+
+    `apply` gets only events of its `types`, in log order, inside the transaction that saves the position. It must be
+    deterministic in the events alone (no clock, no randomness), so that a rebuild gives the same rows.
+    `ddl` is idempotent and names its tables without a schema: a rebuild fills them in another one.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ddl(self) -> str: ...
+    @property
+    def types(self) -> frozenset[str]: ...
+
+    async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None: ...
+
+
+class Projections:
+    """All read models of a service as one handler: one consumer, one position, one consistent answer."""
+
+    def __init__(self, projections: Sequence[Projection]) -> None:
+        self._projections = tuple(projections)
+        self.ddl = "\n".join(projection.ddl for projection in self._projections)
+
+    async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
+        """Gives each projection the events of its types."""
+        for projection in self._projections:
+            if wanted := [event for event in events if event.type in projection.types]:
+                await projection.apply(db, wanted)
+
+
+async def rebuild(
+    projections: Projections,
+    store: EventStore,
+    db: asyncpg.Connection,
+    schema: str,
+    *,
+    up_to: int,
+    batch: int = 2_000,
+    progress: Callable[[int], None] = lambda position: None,
+) -> None:
+    """Fills fresh tables in `schema` straight from the log, from position 0 up to and including `up_to`.
+
+    `db` must be a connection of its own: its search path is changed.
+    """
+    await db.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE; CREATE SCHEMA "{schema}"')
+    await db.execute(f'SET search_path = "{schema}"')
+    await db.execute(projections.ddl)
+    position = 0
+    while position < up_to:
+        events = await store.read_log(position, min(batch, up_to - position))
+        if not events:
+            raise LookupError(f"the log ends at {position}, before {up_to}")
+        async with db.transaction():
+            await projections.apply(db, events)
+        position = events[-1].position
+        progress(position)

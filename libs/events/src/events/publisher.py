@@ -1,0 +1,240 @@
+"""Publishing the log to RabbitMQ, in order, with pipelined confirms."""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import aio_pika
+import aiormq
+import structlog
+from aiormq import spec
+
+from events import metrics, pg, wire
+from events.envelope import RecordedEvent
+from events.store import recorded
+
+log = structlog.get_logger(__name__)
+
+MAX_BATCH = 256
+MAX_OPEN_CONFIRMS = 1_000
+_BATCHES_IN_FLIGHT = 32
+_PARTIAL_BATCHES_IN_FLIGHT = 2
+"""A batch that is not full waits for those before it: the busier the broker, the larger the batches."""
+_HEARTBEAT_S = 1.0
+_CHECKPOINT_EVERY_S = 0.2
+_RECENT_EVENTS = 20_000
+
+
+class LogTail:
+    """The end of the log: what was just sequenced from memory, what is older from the store."""
+
+    def __init__(self, reader: pg.Session, head: int) -> None:
+        self._reader = reader
+        self._recent: deque[RecordedEvent] = deque(maxlen=_RECENT_EVENTS)
+        self.head = head
+        self.grown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the log grows; a new one then takes its place."""
+        self._turn = asyncio.Lock()
+
+    def extend(self, events: Sequence[RecordedEvent]) -> None:
+        """Adds what was sequenced just now."""
+        self._recent.extend(events)
+        self.head = events[-1].position
+        grown, self.grown = self.grown, asyncio.get_running_loop().create_future()
+        grown.set_result(None)
+
+    async def after(self, position: int, limit: int) -> list[RecordedEvent]:
+        """Up to `limit` events after `position`."""
+        if self._recent and self._recent[0].position <= position + 1:
+            start = position + 1 - self._recent[0].position
+            return [self._recent[n] for n in range(start, min(start + limit, len(self._recent)))]
+        async with self._turn:
+            rows = await self._reader.fetch("SELECT * FROM store.read_log($1, $2)", position, limit)
+        return [recorded(row) for row in rows]
+
+
+Message = tuple[bytes, str, spec.Basic.Properties]
+"""Body, routing key, properties."""
+
+
+class _OpenBatch(NamedTuple):
+    last: RecordedEvent
+    messages: int
+    confirmed: "asyncio.Future[list[object]]"
+
+
+class Publisher(ABC):
+    """Publishes the log in order to one exchange, from its own checkpoint, with pipelined confirms."""
+
+    name: str
+    exchange: str
+
+    def __init__(self, tail: LogTail, checkpoints: pg.Session, amqp_url: str, epoch: UUID) -> None:
+        self._tail = tail
+        self._checkpoints = checkpoints
+        self._amqp_url = amqp_url
+        self._epoch = epoch
+        self.position = 0
+        """The highest position up to which everything is confirmed."""
+        self._saved_position = 0
+        self._saved_at_s = 0.0
+        self._open: deque[_OpenBatch] = deque()
+
+    async def run(self) -> None:
+        """Publishes until cancelled; comes back by itself when the broker does."""
+        self.position = self._saved_position = await self._checkpoints.fetchval(
+            "SELECT store.read_checkpoint($1)", self.name
+        )
+        backoff_s = 0.1
+        while True:
+            started_s = time.monotonic()
+            try:
+                await self._run_on_one_connection()
+            except (OSError, TimeoutError, aiormq.exceptions.AMQPError) as error:
+                log.warning("relay.broker_away", publisher=self.name, position=self.position, error=repr(error))
+            if time.monotonic() - started_s > 5:
+                backoff_s = 0.1
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, 2)
+
+    async def _run_on_one_connection(self) -> None:
+        connection = await aio_pika.connect(self._amqp_url, timeout=5, client_properties={"connection_name": self.name})
+        try:
+            channel = await connection.channel(publisher_confirms=True)
+            await self._declare(channel)
+            underlay = await channel.get_underlay_channel()
+            assert isinstance(underlay, aiormq.Channel)
+            await self._publish(underlay)
+        finally:
+            await connection.close()
+
+    @abstractmethod
+    async def _declare(self, channel: aio_pika.abc.AbstractChannel) -> None:
+        """Declares the exchange, so that a broker restored empty is complete again."""
+
+    @abstractmethod
+    def _messages(self, events: Sequence[RecordedEvent]) -> list[Message]:
+        """The messages of a batch."""
+
+    def _heartbeat(self) -> "list[Message]":
+        """What to send when there is nothing to send."""
+        return []
+
+    async def _publish(self, channel: aiormq.Channel) -> None:
+        sent = self.position
+        self._open.clear()
+        try:
+            while True:
+                while self._may_send(sent):
+                    events = await self._tail.after(sent, MAX_BATCH)
+                    confirms = self._send(channel, self._messages(events))
+                    self._open.append(_OpenBatch(events[-1], len(confirms), asyncio.gather(*confirms)))
+                    sent = events[-1].position
+                if self._open:
+                    either: set[asyncio.Future[Any]] = {self._open[0].confirmed, self._tail.grown}
+                    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                    self._settle()
+                else:
+                    await asyncio.wait({self._tail.grown}, timeout=_HEARTBEAT_S)
+                    if self._tail.head == sent:
+                        await asyncio.gather(*self._send(channel, self._heartbeat()))
+                await self._save_checkpoint()
+        finally:
+            for batch in self._open:
+                batch.confirmed.cancel()
+            await asyncio.gather(*(batch.confirmed for batch in self._open), return_exceptions=True)
+
+    def _may_send(self, sent: int) -> bool:
+        waiting = self._tail.head - sent
+        if not waiting:
+            return False
+        if waiting < MAX_BATCH:
+            return len(self._open) < _PARTIAL_BATCHES_IN_FLIGHT
+        return sum(batch.messages for batch in self._open) < MAX_OPEN_CONFIRMS and len(self._open) < _BATCHES_IN_FLIGHT
+
+    def _settle(self) -> None:
+        """Moves the position over the batches whose confirms have come, in order."""
+        while self._open and self._open[0].confirmed.done():
+            batch = self._open.popleft()
+            batch.confirmed.result()
+            metrics.published.labels(self.name).inc(batch.last.position - self.position)
+            self.position = batch.last.position
+        age_s = (datetime.now(UTC) - self._open[0].last.recorded_at).total_seconds() if self._open else 0.0
+        metrics.unpublished_age.labels(self.name).set(age_s)
+
+    def _send(self, channel: aiormq.Channel, messages: list[Message]) -> list["asyncio.Task[object]"]:
+        # wait=False: with it each publish would hold the channel until the socket is drained.
+        return [
+            asyncio.ensure_future(
+                channel.basic_publish(
+                    body, exchange=self.exchange, routing_key=routing_key, properties=properties, wait=False
+                )
+            )
+            for body, routing_key, properties in messages
+        ]
+
+    async def _save_checkpoint(self) -> None:
+        if self.position == self._saved_position or time.monotonic() - self._saved_at_s < _CHECKPOINT_EVERY_S:
+            return
+        self._saved_at_s = time.monotonic()
+        await self._checkpoints.execute("SELECT store.save_checkpoint($1, $2)", self.name, self.position)
+        self._saved_position = self.position
+
+
+class LogPublisher(Publisher):
+    """Every event, in batches, to our own services."""
+
+    name = exchange = wire.LOG_EXCHANGE
+
+    async def _declare(self, channel: aio_pika.abc.AbstractChannel) -> None:
+        await channel.declare_exchange(wire.UNROUTED_EXCHANGE, aio_pika.ExchangeType.FANOUT, durable=True)
+        await channel.declare_exchange(
+            self.exchange,
+            aio_pika.ExchangeType.FANOUT,
+            durable=True,
+            arguments={"alternate-exchange": wire.UNROUTED_EXCHANGE},
+        )
+        await channel.declare_exchange(wire.DEAD_EXCHANGE, aio_pika.ExchangeType.FANOUT, durable=True)
+
+    def _messages(self, events: Sequence[RecordedEvent]) -> list[Message]:
+        body, headers = wire.encode_batch(events, self._epoch)
+        return [(body, "", self._properties(headers))]
+
+    def _heartbeat(self) -> list[Message]:
+        body, headers = wire.encode_heartbeat(self.position, self._epoch)
+        properties = self._properties(headers)
+        properties.expiration = "10000"  # ms: of no use to a consumer that was away
+        return [(body, "", properties)]
+
+    @staticmethod
+    def _properties(headers: dict[str, Any]) -> spec.Basic.Properties:
+        return spec.Basic.Properties(content_type=wire.BATCH_CONTENT_TYPE, delivery_mode=2, headers=headers)
+
+
+class EventsPublisher(Publisher):
+    """Public events, one message each, in CloudEvents binary mode (AMQP protocol binding, `cloudEvents:` headers)."""
+
+    name = exchange = wire.EVENTS_EXCHANGE
+
+    async def _declare(self, channel: aio_pika.abc.AbstractChannel) -> None:
+        await channel.declare_exchange(self.exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+
+    def _messages(self, events: Sequence[RecordedEvent]) -> list[Message]:
+        return [(event.data, event.type, self._properties(event)) for event in events if event.public]
+
+    @staticmethod
+    def _properties(event: RecordedEvent) -> spec.Basic.Properties:
+        attributes = event.cloud_event().attributes()
+        content_type = attributes.pop("datacontenttype")
+        attributes["time"] = event.recorded_at.isoformat().replace("+00:00", "Z")
+        return spec.Basic.Properties(
+            content_type=content_type,
+            delivery_mode=2,
+            message_id=str(event.event_id),
+            headers={f"cloudEvents:{name}": value for name, value in attributes.items()},
+        )

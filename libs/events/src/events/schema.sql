@@ -1,0 +1,352 @@
+-- The event store. Installed by events.schema.install with an administrator's URL; idempotent.
+-- Services hold no privilege on any table here: every access goes through the functions below.
+
+CREATE SCHEMA IF NOT EXISTS store;
+
+-- Which login role may append to which stream category (the name before the dash).
+CREATE TABLE IF NOT EXISTS store.writers (
+    category text COLLATE "C" NOT NULL,
+    role     name NOT NULL,
+    PRIMARY KEY (category, role)
+);
+
+-- One row: which life of the log this is. A restored store gets a new epoch, and every consumer
+-- that has seen positions of the old one stops instead of mixing two histories.
+CREATE TABLE IF NOT EXISTS store.store (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    epoch    uuid NOT NULL DEFAULT gen_random_uuid()
+);
+INSERT INTO store.store DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- fillfactor leaves room for HOT updates: the row of a busy stream is rewritten by every append.
+CREATE TABLE IF NOT EXISTS store.streams (
+    stream  text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL
+) WITH (fillfactor = 50);
+
+-- CACHE 1: ids of one stream must rise with its versions whichever session draws them.
+CREATE SEQUENCE IF NOT EXISTS store.event_id AS bigint CACHE 1;
+
+CREATE TABLE IF NOT EXISTS store.events (
+    id             bigint NOT NULL,
+    stream         text COLLATE "C" NOT NULL,
+    version        bigint NOT NULL,
+    event_id       uuid NOT NULL,
+    type           text COLLATE "C" NOT NULL,
+    schema_version int NOT NULL,
+    subject        uuid,
+    data           bytea NOT NULL,
+    metadata       bytea NOT NULL,
+    recorded_at    timestamptz NOT NULL,
+    PRIMARY KEY (id)
+) PARTITION BY RANGE (id);
+CREATE INDEX IF NOT EXISTS events_stream_version ON store.events (stream, version);
+
+CREATE TABLE IF NOT EXISTS store.event_ids (
+    event_id     uuid PRIMARY KEY,
+    stream       text COLLATE "C" NOT NULL,
+    version      bigint NOT NULL,
+    request_hash bytea NOT NULL
+);
+
+-- Committed events that have no position yet.
+CREATE TABLE IF NOT EXISTS store.pending (id bigint PRIMARY KEY);
+
+CREATE TABLE IF NOT EXISTS store.log (
+    position   bigint PRIMARY KEY,
+    id         bigint NOT NULL UNIQUE,
+    chain_hash bytea NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS store.checkpoints (
+    publisher text PRIMARY KEY,
+    position  bigint NOT NULL
+);
+
+-- An appended event's partition must exist before the id is drawn; the relay's leader keeps one
+-- partition ahead (ensure_partitions), so a missing one means that no relay has run for 10 M events.
+CREATE OR REPLACE FUNCTION store.ensure_partitions() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = store, pg_temp AS $$
+DECLARE
+    size  CONSTANT bigint := 10000000;
+    first bigint := (SELECT last_value FROM event_id) / size;
+BEGIN
+    FOR n IN first .. first + 1 LOOP
+        IF to_regclass(format('store.events_%s', n)) IS NULL THEN
+            -- ATTACH locks out neither appends nor a dump; CREATE … PARTITION OF would wait for both, and they for it.
+            EXECUTE format('CREATE TABLE store.events_%s (LIKE store.events)', n);
+            EXECUTE format('ALTER TABLE store.events ATTACH PARTITION store.events_%s FOR VALUES FROM (%s) TO (%s)',
+                           n, n * size, (n + 1) * size);
+        END IF;
+    END LOOP;
+END $$;
+SELECT store.ensure_partitions();
+
+-- ---------------------------------------------------------------------------------------------
+-- Append: one door. A batch of requests, each on one or several streams, in one transaction.
+-- ---------------------------------------------------------------------------------------------
+
+-- Writes events whose streams are locked and whose versions are decided.
+-- Ids are drawn here, after the lock: version n+1 visible implies n visible with a lower id.
+CREATE OR REPLACE FUNCTION store.insert_events(
+    _stream text[], _version bigint[], _event_id uuid[], _request_hash bytea[], _type text[],
+    _schema_version int[], _subject uuid[], _data bytea[], _metadata bytea[]
+) RETURNS void LANGUAGE plpgsql SET search_path = store, pg_temp AS $$
+BEGIN
+    WITH inserted AS (
+        INSERT INTO events (id, stream, version, event_id, type, schema_version, subject, data, metadata, recorded_at)
+        SELECT nextval('store.event_id'), e.stream, e.version, e.event_id, e.type, e.schema_version,
+               e.subject, e.data, e.metadata, clock_timestamp()
+        FROM unnest(_stream, _version, _event_id, _type, _schema_version, _subject, _data, _metadata)
+          AS e(stream, version, event_id, type, schema_version, subject, data, metadata)
+        RETURNING id)
+    INSERT INTO pending (id) SELECT id FROM inserted;
+
+    INSERT INTO event_ids (event_id, stream, version, request_hash)
+    SELECT * FROM unnest(_event_id, _stream, _version, _request_hash);
+END $$;
+REVOKE ALL ON FUNCTION store.insert_events FROM PUBLIC;
+
+-- Verdicts per request: 'appended', 'duplicate' (same id and hash were appended before),
+-- 'reused' (same id, other hash), 'conflict' (a stream is not at the expected version).
+-- Versions per part (request × stream): appended → the stream's version after the part;
+-- duplicate → of the request's first event, in its first part; conflict → the stream's actual version.
+-- Requests are settled in order: a later one sees the versions an earlier one has made.
+CREATE OR REPLACE FUNCTION store.append(
+    _streams text[],               -- distinct, sorted by byte order: the lock order
+    _growth bigint[],              -- how many events the batch holds for each of them
+    _request_id uuid[],            -- per request: the id of its first event
+    _request_hash bytea[],
+    _part_request int[],           -- per part, in request order (1-based)
+    _part_stream int[],            -- index into _streams
+    _part_expected bigint[],       -- NULL: any version
+    _part_offset bigint[],         -- events of this batch before this part on the same stream
+    _part_count int[],
+    _event_part int[],             -- per event, in order of parts
+    _event_offset bigint[],        -- its number within the batch on its stream, from 1
+    _event_id uuid[], _type text[], _schema_version int[], _subject uuid[], _data bytea[], _metadata bytea[],
+    OUT verdicts text[], OUT versions bigint[]
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = store, pg_temp AS $$
+DECLARE
+    base     bigint[];
+    current  bigint;
+    known    record;
+    verdict  text;
+    p        int := 1;
+    last_p   int;
+    e        int := 1;
+    last_e   int;
+    e_stream text[];
+    e_version bigint[];
+BEGIN
+    IF EXISTS (SELECT FROM unnest(_streams) s
+               WHERE NOT EXISTS (SELECT FROM writers w
+                                 WHERE w.category = split_part(s, '-', 1) AND w.role = session_user)) THEN
+        RAISE insufficient_privilege USING MESSAGE =
+            format('role %s may not append to every one of these streams: %s', session_user, _streams);
+    END IF;
+
+    -- Creates and locks in one pass. The order of locking is the same in every transaction.
+    INSERT INTO streams AS s (stream, version) SELECT u, 0 FROM unnest(_streams) u
+    ON CONFLICT (stream) DO UPDATE SET version = s.version WHERE false;
+    SELECT array_agg(version ORDER BY stream) INTO base FROM streams WHERE stream = ANY (_streams);
+
+    -- The common case: every request is new, named once, and at its expected version.
+    IF NOT EXISTS (SELECT FROM event_ids WHERE event_id = ANY (_request_id))
+       AND NOT EXISTS (SELECT FROM unnest(_part_stream, _part_expected, _part_offset) AS part(stream, expected, before)
+                       WHERE expected <> base[stream] + before)
+       AND (cardinality(_request_id) = 1
+            OR (SELECT count(DISTINCT r) FROM unnest(_request_id) r) = cardinality(_request_id)) THEN
+        SELECT array_agg(_streams[_part_stream[part]] ORDER BY n),
+               array_agg(base[_part_stream[part]] + before ORDER BY n)
+          INTO e_stream, e_version
+          FROM unnest(_event_part, _event_offset) WITH ORDINALITY AS event(part, before, n);
+        PERFORM insert_events(e_stream, e_version, _event_id,
+                              (SELECT array_agg(_request_hash[_part_request[part]] ORDER BY n)
+                               FROM unnest(_event_part) WITH ORDINALITY AS event(part, n)),
+                              _type, _schema_version, _subject, _data, _metadata);
+        UPDATE streams s SET version = s.version + g.growth
+          FROM unnest(_streams, _growth) AS g(stream, growth) WHERE s.stream = g.stream;
+        verdicts := array_fill('appended'::text, ARRAY[cardinality(_request_id)]);
+        SELECT array_agg(base[stream] + before + added ORDER BY n) INTO versions
+          FROM unnest(_part_stream, _part_offset, _part_count) WITH ORDINALITY AS part(stream, before, added, n);
+        RETURN;
+    END IF;
+
+    -- Otherwise each request is settled by itself, in order.
+    FOR r IN 1 .. cardinality(_request_id) LOOP
+        last_p := p;
+        WHILE last_p < cardinality(_part_request) AND _part_request[last_p + 1] = r LOOP
+            last_p := last_p + 1;
+        END LOOP;
+        last_e := e - 1 + (SELECT sum(c) FROM unnest(_part_count[p:last_p]) c);
+
+        SELECT version, request_hash INTO known FROM event_ids WHERE event_id = _request_id[r];
+        IF FOUND THEN
+            verdict := CASE WHEN known.request_hash = _request_hash[r] THEN 'duplicate' ELSE 'reused' END;
+            versions := versions || known.version || array_fill(NULL::bigint, ARRAY[last_p - p]);
+        ELSE
+            verdict := 'appended';
+            FOR i IN p .. last_p LOOP
+                IF _part_expected[i] <> base[_part_stream[i]] THEN
+                    verdict := 'conflict';
+                END IF;
+            END LOOP;
+            e_stream := '{}';
+            e_version := '{}';
+            FOR i IN p .. last_p LOOP
+                current := base[_part_stream[i]];
+                IF verdict = 'appended' THEN
+                    e_stream := e_stream || array_fill(_streams[_part_stream[i]], ARRAY[_part_count[i]]);
+                    e_version := e_version || ARRAY(SELECT generate_series(current + 1, current + _part_count[i]));
+                    current := current + _part_count[i];
+                    base[_part_stream[i]] := current;
+                    UPDATE streams SET version = current WHERE stream = _streams[_part_stream[i]];
+                END IF;
+                versions := versions || current;
+            END LOOP;
+            IF verdict = 'appended' THEN
+                PERFORM insert_events(e_stream, e_version, _event_id[e:last_e],
+                                      array_fill(_request_hash[r], ARRAY[last_e - e + 1]), _type[e:last_e],
+                                      _schema_version[e:last_e], _subject[e:last_e], _data[e:last_e], _metadata[e:last_e]);
+            END IF;
+        END IF;
+        verdicts := verdicts || verdict;
+        p := last_p + 1;
+        e := last_e + 1;
+    END LOOP;
+    -- A stream that only refused requests named does not exist.
+    DELETE FROM streams WHERE stream = ANY (_streams) AND version = 0;
+END $$;
+
+-- ---------------------------------------------------------------------------------------------
+-- Sequence: committed events get a dense global position, in id order, in one statement.
+-- ---------------------------------------------------------------------------------------------
+
+-- What the hash chain covers, named once: the position, then every column of the event, exact bytes.
+-- A text or bytea is preceded by its length, so that no two rows have the same encoding.
+CREATE OR REPLACE FUNCTION store.event_bytes(
+    _position bigint, _id bigint, _stream text, _version bigint, _event_id uuid, _type text, _schema_version int,
+    _subject uuid, _data bytea, _metadata bytea, _recorded_at timestamptz
+) RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT int8send(_position) || int8send(_id)
+        || int4send(octet_length(_stream)) || convert_to(_stream, 'UTF8') || int8send(_version) || uuid_send(_event_id)
+        || int4send(octet_length(_type)) || convert_to(_type, 'UTF8') || int4send(_schema_version)
+        || coalesce(uuid_send(_subject), ''::bytea)
+        || int4send(octet_length(_data)) || _data || int4send(octet_length(_metadata)) || _metadata
+        || timestamptz_send(_recorded_at)
+$$;
+
+CREATE OR REPLACE FUNCTION store.chain_step(_state bytea, _event bytea, _head bytea) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN RETURN sha256(coalesce(_state, _head) || _event); END $$;
+DO $$ BEGIN
+    CREATE AGGREGATE store.chain(_event bytea, _head bytea) (SFUNC = store.chain_step, STYPE = bytea);
+EXCEPTION WHEN duplicate_function THEN NULL;
+END $$;
+
+-- The hash before the first event: of the words, so that an empty log has a head too.
+CREATE OR REPLACE FUNCTION store.genesis() RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT sha256('sangam event log'::bytea) $$;
+
+-- Positions for up to _limit events that the statement's snapshot sees: those with an id above
+-- _after, and the _gaps below it that had not committed before. Whoever calls must hold the
+-- sequencer's advisory lock on this very session.
+CREATE OR REPLACE FUNCTION store.sequence(_after bigint, _gaps bigint[], _limit int)
+RETURNS TABLE (id bigint, "position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int,
+               subject uuid, data bytea, metadata bytea, recorded_at timestamptz)
+LANGUAGE sql SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    WITH head AS MATERIALIZED (
+        SELECT coalesce(max(l.position), 0) AS position,
+               coalesce((SELECT chain_hash FROM log ORDER BY log.position DESC LIMIT 1), genesis()) AS chain_hash
+        FROM (SELECT log.position FROM log ORDER BY log.position DESC LIMIT 1) l),
+    ready AS MATERIALIZED (
+        DELETE FROM pending WHERE pending.id IN (
+            (SELECT p.id FROM pending p WHERE p.id > _after ORDER BY p.id LIMIT _limit)
+            UNION ALL
+            (SELECT p.id FROM pending p WHERE p.id = ANY (_gaps) AND p.id <= _after))
+        RETURNING pending.id),
+    numbered AS MATERIALIZED (
+        SELECT e.*, head.position + row_number() OVER (ORDER BY e.id) AS position, head.chain_hash AS head_hash
+        FROM ready JOIN events e ON e.id = ready.id CROSS JOIN head),
+    logged AS (
+        INSERT INTO log (position, id, chain_hash)
+        SELECT n.position, n.id,
+               chain(event_bytes(n.position, n.id, n.stream, n.version, n.event_id, n.type, n.schema_version, n.subject,
+                                 n.data, n.metadata, n.recorded_at), n.head_hash) OVER (ORDER BY n.position)
+        FROM numbered n)
+    SELECT n.id, n.position, n.stream, n.version, n.event_id, n.type, n.schema_version, n.subject, n.data, n.metadata,
+           n.recorded_at
+    FROM numbered n ORDER BY n.position
+$$;
+
+CREATE OR REPLACE FUNCTION store.last_event_id() RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = store, pg_temp AS $$ SELECT last_value - (NOT is_called)::int FROM event_id $$;
+
+CREATE OR REPLACE FUNCTION store.save_checkpoint(_publisher text, _position bigint) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    INSERT INTO checkpoints VALUES (_publisher, _position)
+    ON CONFLICT (publisher) DO UPDATE SET position = excluded.position
+$$;
+
+CREATE OR REPLACE FUNCTION store.read_checkpoint(_publisher text) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    SELECT coalesce((SELECT position FROM checkpoints WHERE publisher = _publisher), 0)
+$$;
+
+-- ---------------------------------------------------------------------------------------------
+-- Read.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION store.read_log(_after bigint, _limit int)
+RETURNS TABLE ("position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int, subject uuid,
+               data bytea, metadata bytea, recorded_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    SELECT l.position, e.stream, e.version, e.event_id, e.type, e.schema_version, e.subject, e.data, e.metadata,
+           e.recorded_at
+    FROM (SELECT log.position, log.id FROM log WHERE log.position > _after ORDER BY log.position LIMIT _limit) l
+    JOIN events e ON e.id = l.id ORDER BY l.position
+$$;
+
+CREATE OR REPLACE FUNCTION store.may_read(_stream text) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM writers WHERE category = split_part(_stream, '-', 1) AND role = session_user)
+$$;
+
+CREATE OR REPLACE FUNCTION store.read_stream(_stream text, _after_version bigint)
+RETURNS TABLE ("position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int, subject uuid,
+               data bytea, metadata bytea, recorded_at timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+BEGIN
+    IF NOT may_read(_stream) THEN
+        RAISE insufficient_privilege USING MESSAGE = format('role %s may not read stream %s', session_user, _stream);
+    END IF;
+    RETURN QUERY
+        SELECT 0::bigint, e.stream, e.version, e.event_id, e.type, e.schema_version, e.subject, e.data, e.metadata,
+               e.recorded_at
+        FROM events e WHERE e.stream = _stream AND e.version > _after_version ORDER BY e.version;
+END $$;
+
+-- The event of that id, with its request's hash; nothing if it is unknown or in a category of another service.
+CREATE OR REPLACE FUNCTION store.find_event(_event_id uuid)
+RETURNS TABLE ("position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int, subject uuid,
+               data bytea, metadata bytea, recorded_at timestamptz, request_hash bytea)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    SELECT 0::bigint, e.stream, e.version, e.event_id, e.type, e.schema_version, e.subject, e.data, e.metadata,
+           e.recorded_at, i.request_hash
+    FROM event_ids i JOIN events e ON e.stream = i.stream AND e.version = i.version
+    WHERE i.event_id = _event_id AND may_read(i.stream)
+$$;
+
+-- The event's place in the log; NULL until it is sequenced, or if it does not exist.
+CREATE OR REPLACE FUNCTION store.position_of(_event_id uuid) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    SELECT l.position FROM event_ids i
+    JOIN events e ON e.stream = i.stream AND e.version = i.version
+    JOIN log l ON l.id = e.id WHERE i.event_id = _event_id
+$$;
+
+CREATE OR REPLACE FUNCTION store.head(OUT epoch uuid, OUT "position" bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    SELECT s.epoch, coalesce((SELECT max(log.position) FROM log), 0) FROM store s
+$$;

@@ -1,0 +1,179 @@
+"""The event store: append with expected versions, read streams and the log."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from events.coalescer import Coalescer, StreamAppend, encode_request
+from events.envelope import Metadata, RecordedEvent, decode_metadata, with_traceparent
+
+__all__ = [
+    "Appended",
+    "EventIdReused",
+    "EventStore",
+    "Found",
+    "Head",
+    "StreamAppend",
+    "VersionConflict",
+    "recorded",
+]
+
+
+class VersionConflict(Exception):
+    """A stream is not at the version the decision was made on. Nothing was appended."""
+
+    def __init__(self, stream: str, expected: int | None, actual: int) -> None:
+        super().__init__(f"{stream} is at version {actual}, expected {expected}")
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class EventIdReused(Exception):
+    """The event id is taken by a request with another hash: an idempotency key used for something else."""
+
+    def __init__(self, event_id: UUID) -> None:
+        super().__init__(f"event id {event_id} belongs to another request")
+        self.event_id = event_id
+
+
+class Appended(NamedTuple):
+    """A durable append. `versions` holds each stream's version after it.
+
+    For a duplicate nothing was written, and `versions` holds the first stream's version at the
+    request's first event.
+    """
+
+    event_id: UUID
+    duplicate: bool
+    versions: dict[str, int]
+
+
+class Found(NamedTuple):
+    """An event looked up by id, with the hash of the request that appended it."""
+
+    event: RecordedEvent
+    request_hash: bytes
+
+
+class Head(NamedTuple):
+    """The end of the log, and which life of the log it is."""
+
+    epoch: UUID
+    position: int
+
+
+def recorded(row: asyncpg.Record) -> RecordedEvent:
+    """A row of the store's read functions as an event."""
+    return RecordedEvent(
+        position=row["position"],
+        stream=row["stream"],
+        version=row["version"],
+        event_id=UUID(int=row["event_id"].int),
+        type=row["type"],
+        schema_version=row["schema_version"],
+        subject=UUID(int=row["subject"].int) if row["subject"] else None,
+        data=row["data"],
+        metadata=decode_metadata(row["metadata"]),
+        recorded_at=row["recorded_at"],
+    )
+
+
+class EventStore:
+    """The store as one service sees it: its role appends to and reads its own stream categories,
+    and reads the whole log to catch up."""
+
+    def __init__(self, pool: asyncpg.Pool, coalescer: Coalescer) -> None:
+        self._pool = pool
+        self._coalescer = coalescer
+
+    @classmethod
+    async def connect(cls, url: str, *, readers: int = 4) -> "EventStore":
+        """Opens the store with a role's URL. The server need not be up yet.
+
+        Raises:
+            ValueError: the URL is malformed.
+        """
+        pool = asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=readers,
+            timeout=5,
+            command_timeout=60,
+            server_settings={"application_name": "read"},
+        )
+        await pool
+        return cls(pool, Coalescer(url))
+
+    async def close(self) -> None:
+        """Finishes the appends under way, then closes."""
+        await self._coalescer.close()
+        await self._pool.close()
+
+    async def append(
+        self,
+        parts: Sequence[StreamAppend],
+        *,
+        event_id: UUID,
+        request_hash: bytes = b"",
+        subject: UUID | None = None,
+        metadata: Metadata = Metadata(),  # noqa: B008 - immutable
+    ) -> Appended:
+        """Appends all parts or nothing. Concurrent calls share a transaction and keep their order.
+
+        The first event gets `event_id`, the n-th `derived_id(event_id, n)`: a second append with the
+        same id and hash writes nothing and is answered as a duplicate, whatever the streams' versions.
+
+        Raises:
+            VersionConflict: a stream is not at its expected version.
+            EventIdReused: `event_id` was appended with another `request_hash`.
+            asyncpg.InsufficientPrivilegeError: a stream's category belongs to another service.
+            OSError, asyncpg.PostgresError: the outcome is unknown; appending again is safe.
+        """
+        parts = tuple(parts)
+        if not any(part.events for part in parts):
+            raise ValueError("an append needs at least one event")
+        rows = encode_request(parts, event_id, request_hash, subject, with_traceparent(metadata))
+        verdict = await self._coalescer.submit(event_id, request_hash, rows)
+        if verdict.outcome == "reused":
+            raise EventIdReused(event_id)
+        if verdict.outcome == "conflict":
+            for part, actual in zip(parts, verdict.versions, strict=True):
+                if part.expected is not None and part.expected != actual:
+                    raise VersionConflict(part.stream, part.expected, actual or 0)
+        versions = {
+            part.stream: version for part, version in zip(parts, verdict.versions, strict=True) if version is not None
+        }
+        return Appended(event_id, verdict.outcome == "duplicate", versions)
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> list[RecordedEvent]:
+        """The stream's events above a version, in order. Its category must be this role's own.
+
+        Raises:
+            asyncpg.InsufficientPrivilegeError: it is not.
+        """
+        rows = await self._pool.fetch("SELECT * FROM store.read_stream($1, $2)", stream, after_version)
+        return [recorded(row) for row in rows]
+
+    async def find(self, event_id: UUID) -> Found | None:
+        """The event of that id in a stream of this role's own."""
+        row = await self._pool.fetchrow("SELECT * FROM store.find_event($1)", event_id)
+        return Found(recorded(row), row["request_hash"]) if row else None
+
+    async def read_log(self, after: int, limit: int = 1000) -> list[RecordedEvent]:
+        """Events at positions above `after`, in order, at most `limit`."""
+        rows = await self._pool.fetch("SELECT * FROM store.read_log($1, $2)", after, limit)
+        return [recorded(row) for row in rows]
+
+    async def position_of(self, event_id: UUID) -> int | None:
+        """The event's position; None while it has none yet, or does not exist."""
+        position: int | None = await self._pool.fetchval("SELECT store.position_of($1)", event_id)
+        return position
+
+    async def head(self) -> Head:
+        """The log's end and epoch."""
+        row = await self._pool.fetchrow("SELECT epoch, position FROM store.head()")
+        assert row is not None
+        return Head(UUID(int=row["epoch"].int), row["position"])

@@ -1,0 +1,81 @@
+"""The log's form on RabbitMQ: batches of CloudEvents over a contiguous range of positions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from events.envelope import CloudEvent, RecordedEvent
+
+LOG_EXCHANGE = "sangam.log"
+EVENTS_EXCHANGE = "sangam.events"
+DEAD_EXCHANGE = "sangam.dead"
+UNROUTED_EXCHANGE = "sangam.unrouted"
+
+BATCH_CONTENT_TYPE = "application/cloudevents-batch+json"
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(list[CloudEvent])
+
+
+class MalformedBatch(ValueError):
+    """A message on the log's exchange that is not a batch: somebody else's, or damaged."""
+
+
+class BatchHeaders(NamedTuple):
+    """What a batch says about itself without being decoded.
+
+    A heartbeat has no events: `first` is `last + 1`, and `last` the head of the log when it was sent.
+    """
+
+    first: int
+    last: int
+    epoch: UUID
+
+    @property
+    def is_heartbeat(self) -> bool:
+        return self.first > self.last
+
+
+def encode_batch(events: Sequence[RecordedEvent], epoch: UUID) -> tuple[bytes, dict[str, Any]]:
+    """Body and headers of a batch. Positions must be contiguous."""
+    first, last = events[0].position, events[-1].position
+    assert last - first + 1 == len(events), "a batch covers a contiguous range"
+    body = _encoder.encode([event.cloud_event() for event in events])
+    return body, {"first": first, "last": last, "epoch": str(epoch)}
+
+
+def encode_heartbeat(head: int, epoch: UUID) -> tuple[bytes, dict[str, Any]]:
+    """Body and headers of the empty batch that tells the head of the log."""
+    return b"[]", {"first": head + 1, "last": head, "epoch": str(epoch)}
+
+
+def read_headers(headers: Mapping[str, Any]) -> BatchHeaders:
+    """The headers of a received batch.
+
+    Raises:
+        MalformedBatch: they are missing or of another form.
+    """
+    try:
+        first, last, epoch = headers["first"], headers["last"], UUID(str(headers["epoch"]))
+    except (KeyError, ValueError) as error:
+        raise MalformedBatch(f"headers {dict(headers)!r}") from error
+    if type(first) is not int or type(last) is not int or first < 1 or last < first - 1:
+        raise MalformedBatch(f"headers {dict(headers)!r}")
+    return BatchHeaders(first, last, epoch)
+
+
+def decode_batch(body: bytes, headers: BatchHeaders) -> list[RecordedEvent]:
+    """The events of a received batch.
+
+    Raises:
+        MalformedBatch: the body is not what the headers announce.
+    """
+    try:
+        events = [event.recorded() for event in _decoder.decode(body)]
+    except (msgspec.DecodeError, ValueError) as error:
+        raise MalformedBatch(str(error)) from error
+    if [event.position for event in events] != list(range(headers.first, headers.last + 1)):
+        raise MalformedBatch(f"positions do not match {headers.first}–{headers.last}")
+    return events

@@ -1,0 +1,316 @@
+"""The log under concurrency: complete, dense, in order per stream, and never delayed by an open transaction."""
+
+import asyncio
+import hashlib
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import asyncpg
+import pytest
+from backbone import append_one, event
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from events.envelope import new_id
+from events.sequencer import Sequencer
+from events.store import EventIdReused, EventStore, StreamAppend, VersionConflict
+
+if TYPE_CHECKING:
+    from provision import Cell
+
+pytestmark = pytest.mark.integration
+
+WRITERS = 16
+
+
+async def _write(store: EventStore, streams: list[str], plan: list[tuple[int, int, bool]], wrote: set[UUID]) -> None:
+    """One writer's life: appends on the planned streams, some of them doomed by a wrong expected version."""
+    for stream_number, events, doomed in plan:
+        stream, event_id = streams[stream_number], new_id()
+        expected = 10_000_000 if doomed else None
+        try:
+            await store.append(
+                [StreamAppend(stream, tuple(event() for _ in range(events)), expected)], event_id=event_id
+            )
+        except VersionConflict:
+            assert doomed
+        else:
+            assert not doomed
+            wrote.add(event_id)
+
+
+async def _roll_back(url: str, category: str, times: int) -> None:
+    """Draws ids and never commits them: what a crash in the middle of an append leaves."""
+    connection = await asyncpg.connect(url)
+    for n in range(times):
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(
+            "SELECT store.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+            *_single_append(f"{category}-rolled{n % 3}"),
+        )
+        await asyncio.sleep(0.002)
+        await transaction.rollback()
+    await connection.close()
+
+
+def _single_append(stream: str) -> tuple[object, ...]:
+    event_id = new_id()
+    return (
+        [stream], [1], [event_id], [b""], [1], [1], [None], [0], [1], [1], [1],
+        [event_id], ["ledger.transfer.settled"], [1], [None], [b"{}"], [b"{}"],
+    )  # fmt: skip
+
+
+async def _sequence_until(relay_url: str, done: asyncio.Event, sequenced: list[int]) -> None:
+    """A leader that is replaced by the next one now and then, as after a crash."""
+    while True:
+        connection = await asyncpg.connect(relay_url)
+        sequencer = await Sequencer.take_over(connection)
+        assert sequencer is not None
+        for _ in range(40):
+            was_done = done.is_set()
+            events = await sequencer.sequence()
+            sequenced += [e.position for e in events]
+            if was_done and not events:
+                await connection.close()
+                return
+            await asyncio.sleep(0.002)
+        await connection.close()
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    plans=st.lists(
+        st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4), st.booleans()), min_size=5, max_size=25),
+        min_size=WRITERS,
+        max_size=24,
+    ),
+    processes=st.integers(2, 4),
+)
+def test_the_log_is_complete_dense_and_in_order(cell: "Cell", plans: list, processes: int) -> None:  # type: ignore[type-arg]
+    asyncio.run(_check_log(cell, plans, processes))
+
+
+async def _check_log(cell: "Cell", plans: list[list[tuple[int, int, bool]]], processes: int) -> None:
+    url = cell.store_url("ledger_transfer")
+    # Several stores, as several processes have: their appends meet in the database, not in one coalescer.
+    stores = [await EventStore.connect(url) for _ in range(processes)]
+    before = (await stores[0].head()).position
+    open_for_long = await asyncpg.connect(url)
+    streams = [f"ledger-{new_id()}" for _ in range(6)]
+    wrote: set[UUID] = set()
+    sequenced: list[int] = []
+    done = asyncio.Event()
+    leader = asyncio.create_task(_sequence_until(cell.store_url("relay"), done, sequenced))
+    # An open transaction that has drawn an id before everybody else and commits after everybody else.
+    late = open_for_long.transaction()
+    await late.start()
+    await open_for_long.execute(
+        "SELECT store.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+        *_single_append(f"ledger-{new_id()}"),
+    )
+    await asyncio.gather(
+        *(_write(stores[n % processes], streams, plan, wrote) for n, plan in enumerate(plans)),
+        _roll_back(url, "ledger", 20),
+    )
+    # Everything committed is sequenced although the transaction is still open.
+    committed = sum(events for plan in plans for _, events, doomed in plan if not doomed)
+    async with asyncio.timeout(5):
+        while len(sequenced) < committed:
+            await asyncio.sleep(0.005)
+    await late.commit()
+    async with asyncio.timeout(5):
+        while len(sequenced) < committed + 1:
+            await asyncio.sleep(0.005)
+    done.set()
+    await leader
+
+    log = []
+    position = before
+    while page := await stores[0].read_log(position, 777):
+        log += page
+        position = page[-1].position
+    assert [e.position for e in log] == list(range(before + 1, before + committed + 2)), "dense"
+    assert sorted(sequenced) == [e.position for e in log], "handed to the relay once each"
+    versions: dict[str, int] = defaultdict(int)
+    for e in log:
+        versions[e.stream] += 1
+        assert e.version == versions[e.stream], "in order within the stream"
+    assert wrote <= {e.event_id for e in log}, "complete"
+    for store in stores:
+        await store.close()
+    await open_for_long.close()
+
+
+async def test_a_dump_and_dead_rows_do_not_slow_the_sequencer(cell: "Cell") -> None:
+    """A snapshot held for long keeps the deleted rows of `pending` alive; the scan must not walk over them."""
+    admin = await asyncpg.connect(cell.admin_url())
+    snapshot = admin.transaction(isolation="repeatable_read", readonly=True)
+    await snapshot.start()
+    await admin.fetchval("SELECT count(*) FROM store.events")
+    store = await EventStore.connect(cell.store_url("ledger_transfer"))
+    connection = await asyncpg.connect(cell.store_url("relay"))
+    sequencer = await Sequencer.take_over(connection)
+    assert sequencer is not None
+    stream = f"ledger-{new_id()}"
+    for _ in range(30):
+        await store.append([StreamAppend(stream, tuple(event() for _ in range(1_000)))], event_id=new_id())
+        while await sequencer.sequence():
+            pass
+    await append_one(store, stream)
+    plan = await connection.fetchval("SELECT 1")  # a round trip, to compare with
+    assert plan == 1
+    buffers = await _buffers_read_by_scan(admin, cell, sequencer)
+    assert buffers < 100, f"the scan read {buffers} pages"
+    assert len(await sequencer.sequence()) == 1
+    await snapshot.rollback()
+    await asyncio.gather(admin.close(), connection.close(), store.close())
+
+
+async def _buffers_read_by_scan(admin: asyncpg.Connection, cell: "Cell", sequencer: Sequencer) -> int:
+    other = await asyncpg.connect(cell.admin_url())
+    plan = await other.fetchval(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT p.id FROM store.pending p WHERE p.id > $1 ORDER BY p.id LIMIT 1",
+        sequencer._high,
+    )
+    await other.close()
+    import json
+
+    return int(json.loads(plan)[0]["Plan"]["Shared Hit Blocks"])
+
+
+async def test_the_chain_covers_every_byte(cell: "Cell") -> None:
+    store = await EventStore.connect(cell.store_url("ledger_transfer"))
+    connection = await asyncpg.connect(cell.store_url("relay"))
+    sequencer = await Sequencer.take_over(connection)
+    assert sequencer is not None
+    for n in range(3):
+        await append_one(store, f"ledger-{n}")
+        await sequencer.sequence()
+    admin = await asyncpg.connect(cell.admin_url())
+    expected = hashlib.sha256(b"sangam event log").digest()
+    rows = await admin.fetch(
+        "SELECT l.position, l.chain_hash, e.* FROM store.log l JOIN store.events e USING (id) ORDER BY 1"
+    )
+    for row in rows:
+        stream, kind = row["stream"].encode(), row["type"].encode()
+        micros = int((row["recorded_at"].timestamp() - 946684800) * 1_000_000 + 0.5)
+        micros += row["recorded_at"].microsecond - micros % 1_000_000
+        content = b"".join(
+            [
+                row["position"].to_bytes(8, "big"),
+                row["id"].to_bytes(8, "big"),
+                len(stream).to_bytes(4, "big") + stream,
+                row["version"].to_bytes(8, "big"),
+                row["event_id"].bytes,
+                len(kind).to_bytes(4, "big") + kind,
+                row["schema_version"].to_bytes(4, "big"),
+                row["subject"].bytes if row["subject"] else b"",
+                len(row["data"]).to_bytes(4, "big") + row["data"],
+                len(row["metadata"]).to_bytes(4, "big") + row["metadata"],
+                micros.to_bytes(8, "big"),
+            ]
+        )
+        expected = hashlib.sha256(expected + content).digest()
+        assert row["chain_hash"] == expected
+    await asyncio.gather(admin.close(), connection.close(), store.close())
+
+
+async def test_only_one_sequencer_leads(cell: "Cell") -> None:
+    first, second = [await asyncpg.connect(cell.store_url("relay")) for _ in range(2)]
+    assert await Sequencer.take_over(first) is not None
+    assert await Sequencer.take_over(second) is None
+    await first.close()
+    async with asyncio.timeout(5):
+        while await Sequencer.take_over(second) is None:
+            await asyncio.sleep(0.02)
+    await second.close()
+
+
+class TestAppend:
+    async def test_verdicts(self, cell: "Cell") -> None:
+        store = await EventStore.connect(cell.store_url("ledger_transfer"))
+        stream, event_id = f"ledger-{new_id()}", new_id()
+        first = await store.append([StreamAppend(stream, (event(), event()), 0)], event_id=event_id, request_hash=b"a")
+        assert (first.duplicate, first.versions) == (False, {stream: 2})
+        again = await store.append([StreamAppend(stream, (event(), event()), 0)], event_id=event_id, request_hash=b"a")
+        assert again.duplicate
+        with pytest.raises(EventIdReused):
+            await store.append([StreamAppend(stream, (event(),), 2)], event_id=event_id, request_hash=b"b")
+        with pytest.raises(VersionConflict) as conflict:
+            await store.append([StreamAppend(stream, (event(),), 1)], event_id=new_id())
+        assert (conflict.value.expected, conflict.value.actual) == (1, 2)
+        assert len(await store.read_stream(stream)) == 2
+        await store.close()
+
+    async def test_several_streams_or_none(self, cell: "Cell") -> None:
+        store = await EventStore.connect(cell.store_url("ledger_transfer"))
+        a, b = f"ledger-{new_id()}", f"ledger-{new_id()}"
+        await append_one(store, b)
+        with pytest.raises(VersionConflict):
+            await store.append([StreamAppend(a, (event(),), 0), StreamAppend(b, (event(),), 0)], event_id=new_id())
+        assert await store.read_stream(a) == []
+        await store.append([StreamAppend(a, (event(),), 0), StreamAppend(b, (event(),), 1)], event_id=new_id())
+        assert (len(await store.read_stream(a)), len(await store.read_stream(b))) == (1, 2)
+        await store.close()
+
+    async def test_neighbours_in_a_batch_are_settled_each_by_itself(self, cell: "Cell") -> None:
+        store = await EventStore.connect(cell.store_url("ledger_transfer"))
+        stream, known = f"ledger-{new_id()}", await append_one(store, f"ledger-{new_id()}")
+        outcomes = await asyncio.gather(
+            append_one(store, stream, 0),
+            append_one(store, stream, 0),  # conflicts with the one before it
+            append_one(store, stream, 1),  # chains onto the first
+            append_one(store, stream, 5, event_id=known),  # a duplicate, whatever the version
+            append_one(store, "identity_stuff-x"),  # not ours
+            append_one(store, stream, 2),
+            return_exceptions=True,
+        )
+        kinds = [type(outcome).__name__ for outcome in outcomes]
+        assert kinds == ["UUID", "VersionConflict", "UUID", "UUID", "InsufficientPrivilegeError", "UUID"]
+        assert len(await store.read_stream(stream)) == 3
+        await store.close()
+
+    async def test_a_role_has_only_its_own_door(self, cell: "Cell") -> None:
+        store = await EventStore.connect(cell.store_url("wealth"))
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await append_one(store, f"ledger-{new_id()}")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await store.read_stream(f"ledger-{new_id()}")
+        await store.close()
+        connection = await asyncpg.connect(cell.store_url("wealth"))
+        for statement in (
+            "SELECT * FROM store.events",
+            "INSERT INTO store.log VALUES (1, 1, '')",
+            "UPDATE store.streams SET version = 0",
+            "SELECT * FROM store.writers",
+            "SELECT store.sequence(0, '{}', 1)",
+            "SELECT store.insert_events('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
+            "CREATE TABLE public.mine (x int)",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+        await connection.close()
+
+    async def test_the_database_going_away_is_an_error_and_coming_back_is_not(self, cell: "Cell") -> None:
+        store = await EventStore.connect(cell.store_url("ledger_transfer"))
+        stream = f"ledger-{new_id()}"
+        await append_one(store, stream)
+        admin = await asyncpg.connect(cell.admin_url())
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'append'"
+            " AND datname = current_database()"
+        )
+        started_s = time.monotonic()
+        for _ in range(2):
+            try:
+                await append_one(store, stream)
+                break
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                continue
+        assert time.monotonic() - started_s < 5
+        assert len(await store.read_stream(stream)) == 2
+        await asyncio.gather(admin.close(), store.close())
