@@ -20,6 +20,8 @@ from events.store import EventIdReused, EventStore, StreamAppend, VersionConflic
 
 S = TypeVar("S")
 
+_REQUEST_PAGE = 16
+
 
 class Refusal(Exception):
     """A rule says no. Subclasses name the outcome in `code`; the exception's text explains it."""
@@ -135,9 +137,10 @@ class Streams(Generic[S]):
                     first = await self._outcome_of(event_id, request_hash)
                     assert first is not None, "a duplicate's events are in the store"
                     return first
-                entry.version = appended.versions[stream]
+                state = entry.state
                 for event in events:
-                    entry.state = self._evolve(entry.state, event)
+                    state = self._evolve(state, event)
+                entry.state, entry.version = state, appended.versions[stream]
                 return Decided(events, event_id, False, entry.version)
 
     async def outcome_of(self, event_id: UUID) -> Decided | None:
@@ -150,13 +153,18 @@ class Streams(Generic[S]):
             return None
         if request_hash is not None and found.request_hash != request_hash:
             raise EventIdReused(event_id)
-        first = found.event
-        same_request = [first] + [
-            event
-            for n, event in enumerate(await self._store.read_stream(first.stream, first.version), 1)
-            if event.event_id == derived_id(event_id, n)
-        ]
-        return Decided(tuple(event.payload for event in same_request), event_id, True, same_request[-1].version)
+        request = [found.event]
+        # The rest of the request follows its first event; read on until something else does.
+        while True:
+            page = await self._store.read_stream(found.event.stream, request[-1].version, limit=_REQUEST_PAGE)
+            for event in page:
+                if event.event_id != derived_id(event_id, len(request)):
+                    break
+                request.append(event)
+            else:
+                if len(page) == _REQUEST_PAGE:
+                    continue
+            return Decided(tuple(event.payload for event in request), event_id, True, request[-1].version)
 
     def _entry(self, stream: str) -> _Cached[S]:
         entry = self._cache.get(stream)
@@ -173,6 +181,5 @@ class Streams(Generic[S]):
         """Folds what others appended since. Returns whether there was anything."""
         tail: list[RecordedEvent] = await self._store.read_stream(stream, entry.version)
         for event in tail:
-            entry.state = self._evolve(entry.state, event.payload)
-            entry.version = event.version
+            entry.state, entry.version = self._evolve(entry.state, event.payload), event.version
         return bool(tail)

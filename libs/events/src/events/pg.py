@@ -86,8 +86,8 @@ class Session:
                 raise
 
     def _drop_if_unsure(self, error: BaseException) -> None:
-        """After a timeout or a cancellation the connection may still hold the old statement."""
-        if self._connection is not None and isinstance(error, TimeoutError | asyncio.CancelledError | OSError):
+        """After an outage, a timeout or a cancellation the connection may still be in the old statement."""
+        if self._connection is not None and (is_outage(error) or isinstance(error, asyncio.CancelledError)):
             self._connection.terminate()
             self._connection = None
 

@@ -313,7 +313,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
     SELECT EXISTS (SELECT FROM writers WHERE category = split_part(_stream, '-', 1) AND role = session_user)
 $$;
 
-CREATE OR REPLACE FUNCTION store.read_stream(_stream text, _after_version bigint)
+CREATE OR REPLACE FUNCTION store.read_stream(_stream text, _after_version bigint, _limit int)
 RETURNS TABLE ("position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int, subject uuid,
                data bytea, metadata bytea, recorded_at timestamptz)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
@@ -324,7 +324,7 @@ BEGIN
     RETURN QUERY
         SELECT 0::bigint, e.stream, e.version, e.event_id, e.type, e.schema_version, e.subject, e.data, e.metadata,
                e.recorded_at
-        FROM events e WHERE e.stream = _stream AND e.version > _after_version ORDER BY e.version;
+        FROM events e WHERE e.stream = _stream AND e.version > _after_version ORDER BY e.version LIMIT _limit;
 END $$;
 
 -- The event of that id, with its request's hash; nothing if it is unknown or in a category of another service.

@@ -148,13 +148,15 @@ class EventStore:
         }
         return Appended(event_id, verdict.outcome == "duplicate", versions)
 
-    async def read_stream(self, stream: str, after_version: int = 0) -> list[RecordedEvent]:
+    async def read_stream(
+        self, stream: str, after_version: int = 0, *, limit: int | None = None
+    ) -> list[RecordedEvent]:
         """The stream's events above a version, in order. Its category must be this role's own.
 
         Raises:
             asyncpg.InsufficientPrivilegeError: it is not.
         """
-        rows = await self._pool.fetch("SELECT * FROM store.read_stream($1, $2)", stream, after_version)
+        rows = await self._pool.fetch("SELECT * FROM store.read_stream($1, $2, $3)", stream, after_version, limit)
         return [recorded(row) for row in rows]
 
     async def find(self, event_id: UUID) -> Found | None:
