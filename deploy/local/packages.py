@@ -1,0 +1,137 @@
+"""Finds PostgreSQL, RabbitMQ and nginx on this machine and installs Debian's packages for what is missing."""
+
+import contextlib
+import glob
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+class MissingSoftware(Exception):
+    """Something the local stack needs is not installed and cannot be installed from here."""
+
+
+class Tool(NamedTuple):
+    """An executable, where it is found, and what brings it."""
+
+    places: Sequence[str]
+    """Glob patterns in order of preference; a bare name is looked up on PATH."""
+    debian: str
+    homebrew: str
+
+
+TOOLS = {
+    "postgres": Tool(
+        ("/usr/lib/postgresql/*/bin/postgres", "/opt/homebrew/opt/postgresql@*/bin/postgres", "postgres"),
+        "postgresql",
+        "postgresql@16",
+    ),
+    "rabbitmq-server": Tool(
+        # Not /usr/sbin/rabbitmq-server: that wrapper switches to the user rabbitmq.
+        ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server"),
+        "rabbitmq-server",
+        "rabbitmq",
+    ),
+    "epmd": Tool(("epmd", "/usr/lib/erlang/bin/epmd"), "erlang-base", "erlang"),
+    "nginx": Tool(("nginx", "/usr/sbin/nginx", "/opt/homebrew/bin/nginx"), "nginx", "nginx"),
+}
+
+
+def find(name: str) -> Path | None:
+    """The newest executable of that tool, or None."""
+    for pattern in TOOLS[name].places:
+        if "/" not in pattern:
+            if located := shutil.which(pattern):
+                return Path(located)
+        elif matches := glob.glob(pattern):
+            return Path(max(matches, key=_version))
+    return None
+
+
+def require(names: Sequence[str], progress: Callable[[str], None]) -> None:
+    """Make sure that `names` can be run, by installing Debian packages where that is possible.
+
+    Raises:
+        MissingSoftware: with what to install by hand.
+    """
+    missing = [name for name in names if find(name) is None]
+    if not missing:
+        return
+    packages = sorted({TOOLS[name].debian for name in missing})
+    if shutil.which("apt-get") is None:
+        formulas = " ".join(sorted({TOOLS[name].homebrew for name in missing}))
+        raise MissingSoftware(
+            f"{', '.join(missing)} not found. macOS: brew install {formulas}. Elsewhere: install them with"
+            " your package manager, or give DATABASE_URL and AMQP_URL of running servers, or use"
+            " `docker compose up`."
+        )
+    install(packages, progress)
+    if still := [name for name in missing if find(name) is None]:
+        raise MissingSoftware(f"{', '.join(still)} still not found after installing {' '.join(packages)}")
+
+
+def install(packages: Sequence[str], progress: Callable[[str], None]) -> None:
+    """Install Debian packages without letting them start their daemons.
+
+    Raises:
+        MissingSoftware: not root and no password-less sudo, or apt-get failed; the message has its output.
+    """
+    privileged = _privileges()
+    if privileged is None:
+        raise MissingSoftware(f"needed, but not installed: run `sudo apt-get install {' '.join(packages)}`")
+    progress(f"installing {' '.join(packages)} (apt-get)")
+    apt = [
+        *privileged,
+        "env",
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        "-q",
+        "-o",
+        "DPkg::Lock::Timeout=180",
+    ]
+    with _daemons_stay_down(privileged):
+        # The package lists of a fresh image are empty or old.
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+            done = subprocess.run([*apt, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if done.returncode != 0:
+                output = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+                raise MissingSoftware(f"apt-get {arguments[0]} failed:\n{output}")
+
+
+def _privileges() -> list[str] | None:
+    if os.geteuid() == 0:
+        return []
+    sudo = shutil.which("sudo")
+    if sudo and subprocess.run([sudo, "-n", "true"], capture_output=True).returncode == 0:
+        return [sudo, "-n"]
+    return None
+
+
+@contextlib.contextmanager
+def _daemons_stay_down(privileged: Sequence[str]) -> Iterator[None]:
+    """Debian's packages start their daemons on installation, unless a policy forbids it."""
+    if POLICY.exists():
+        yield  # the machine has its own policy (container images forbid daemons this way)
+        return
+    subprocess.run(
+        [*privileged, "sh", "-c", f"printf '#!/bin/sh\\nexit 101\\n' > {POLICY} && chmod 755 {POLICY}"],
+        check=True,
+    )
+    try:
+        yield
+    finally:
+        subprocess.run([*privileged, "rm", "-f", str(POLICY)], check=True)
+
+
+def _version(path: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", path)))
+
+
+if __name__ == "__main__":
+    require(list(TOOLS), print)

@@ -1,0 +1,1 @@
+"""How every service starts: settings, HTTP app, tokens, errors, health, telemetry."""

@@ -1,0 +1,303 @@
+"""How a service runs: everything in one event loop, and a stop that finishes what was begun."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Generic
+
+import asyncpg
+import structlog
+import uvicorn
+import uvloop
+from events.consumer import DDL, Consumer, Handler
+from events.envelope import RecordedEvent
+from events.follower import Follower
+from events.outage import is_outage, until_it_works
+from events.projections import Projections
+from events.store import EventStore
+from litestar import Litestar
+from typing_extensions import TypeVar
+
+from chassis import telemetry
+from chassis.access import VerificationKeys, active_keys
+from chassis.settings import ServiceSettings, SettingsError, load
+from chassis.tokens import TokenVerifier, VerificationKeyCache
+
+log = structlog.get_logger(__name__)
+
+DRAIN_S_MAX = 10
+"""How long requests under way may take to finish at shutdown."""
+
+READY_LAG_MAX = 10_000
+"""A read model further behind than this many positions is not fit to answer."""
+
+_CHECK_TIMEOUT_S = 1.0
+_EXIT_SETTINGS = 78  # EX_CONFIG
+_DATABASE_CONNECTIONS_MAX = 8
+_FRAME_BYTES_MAX = 64 * 1024
+_KEEP_ALIVE_S = 75  # longer than nginx keeps its connections to us, so that it never meets a closed one
+
+S = TypeVar("S", bound=ServiceSettings, default=ServiceSettings)
+
+
+class Runtime(Generic[S]):
+    """What `wire` gets: the service's connections, and where it registers its consumers and tasks."""
+
+    def __init__(self, service: str, settings: S, database: "asyncpg.Pool[asyncpg.Record]", store: EventStore) -> None:
+        self.service = service
+        """The name with underscores: database role, broker user, prefix of the queues."""
+        self.settings = settings
+        self.database = database
+        self.store = store
+        self.verifier = TokenVerifier(settings.token_issuer, VerificationKeyCache(lambda: active_keys(database)))
+        self._handlers: list[Handler] = []
+        self._consumers: dict[str, Consumer] = {}
+        self._followers: list[Follower] = []
+        self._stop_callbacks: list[Callable[[], Awaitable[None]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._failure: BaseException | None = None
+        self.stopping = asyncio.Event()
+        """Set when the service begins to stop."""
+        self.consume("access", Projections([VerificationKeys()]))
+
+    def consume(self, name: str, handler: Handler) -> Consumer:
+        """A consumer of the whole log on the queue `<service>.<name>`: one transaction per batch.
+
+        Its tables are created and it is started before the service is ready.
+        """
+        assert name not in self._consumers, f"two consumers named {name}"
+        consumer = Consumer(
+            name=f"{self.service}.{name}",
+            handler=handler,
+            database=self.database,
+            store=self.store,
+            amqp_url=self.settings.amqp_url,
+        )
+        self._consumers[name] = consumer
+        self._handlers.append(handler)
+        return consumer
+
+    def consumer(self, name: str) -> Consumer:
+        """The consumer registered as `name`.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._consumers[name]
+
+    def follow(self, on_events: Callable[[Sequence[RecordedEvent]], Awaitable[None]]) -> Follower:
+        """Every event from now on, in order, in every replica of the service, beside any consumer."""
+        follower = Follower(
+            service=self.service, on_events=on_events, store=self.store, amqp_url=self.settings.amqp_url
+        )
+        self._followers.append(follower)
+        return follower
+
+    def on_stop(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """`callback` runs first at shutdown, while requests are still served: say goodbye, finish batches."""
+        self._stop_callbacks.append(callback)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """Runs `coroutine` until the service stops. If it fails, the service ends with a non-zero exit."""
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    async def unready(self) -> list[str]:
+        """Why the service cannot serve now; empty when it can."""
+        if self._draining:
+            return ["the service is stopping"]
+        # Positions come from the database: on a replica that stands by, the consumer itself applies nothing.
+        positions, head = await asyncio.gather(
+            _checked("the database", self.database.fetch("SELECT consumer, position FROM consumed")),
+            _checked("the event store", self.store.head()),
+        )
+        reasons = [check for check in (positions, head) if isinstance(check, str)]
+        reasons += [
+            f"{consumer.name} is not connected to the broker"
+            for consumer in self._consumers.values()
+            if not consumer.connected
+        ]
+        if any(not follower.started.is_set() for follower in self._followers):
+            reasons.append("following the log has not begun")
+        if not reasons:
+            applied = {row["consumer"]: row["position"] for row in positions}
+            for consumer in self._consumers.values():
+                lag = head.position - applied.get(consumer.name, 0)
+                if lag > READY_LAG_MAX:
+                    reasons.append(f"{consumer.name} is {lag} events behind")
+        return reasons
+
+    async def start_consumers(self) -> None:
+        """Creates the tables of all handlers, so that no request meets a missing one, then starts consuming."""
+        await until_it_works("create tables", self._create_tables)
+        for consumer in self._consumers.values():
+            self.spawn(consumer.run(), consumer.name)
+        for follower in self._followers:
+            self.spawn(follower.run(), follower.name)
+
+    async def until_available(self) -> None:
+        """Waits until the database and the event store answer. They may still be starting."""
+        await until_it_works("database", lambda: self.database.fetchval("SELECT 1"))
+        await until_it_works("event store", self.store.head)
+
+    async def stop_serving(self) -> None:
+        """First half of the stop: not ready any more, callbacks run. Requests are still served."""
+        self._draining = True
+        for callback in self._stop_callbacks:
+            try:
+                async with asyncio.timeout(DRAIN_S_MAX):
+                    await callback()
+            except Exception:
+                log.exception("stop_callback_failed")
+
+    async def close(self) -> None:
+        """Second half of the stop: consumers end after their transaction, then the connections close."""
+        self._draining = True
+        for consumer in self._consumers.values():
+            consumer.stop()
+        consuming = {task for task in self._tasks if task.get_name() in {c.name for c in self._consumers.values()}}
+        for task in self._tasks - consuming:
+            task.cancel()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=DRAIN_S_MAX)
+            for task in late:  # rolls back: the position says so, and the events come again
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self.store.close()
+        try:
+            async with asyncio.timeout(DRAIN_S_MAX):
+                await self.database.close()
+        except TimeoutError:
+            self.database.terminate()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a background task crashed: the reason to stop, already logged."""
+        return self._failure is not None
+
+    async def _create_tables(self) -> None:
+        # Replicas start together, and CREATE … IF NOT EXISTS is not safe against itself. Consumers, which
+        # create their tables again when they run, take the same lock.
+        async with self.database.acquire() as connection, connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('consumer.ddl'))")
+            for ddl in [DDL, *(handler.ddl for handler in self._handlers)]:
+                await connection.execute(ddl)
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.error("background_task_failed", task=task.get_name(), exc_info=error)
+        self._failure = self._failure or error
+        self.stopping.set()
+
+
+async def _checked(name: str, check: Awaitable[Any]) -> Any:
+    """The value of `check`, or the reason (text) why it cannot be had."""
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            return await check
+    except Exception as error:
+        if not is_outage(error):
+            log.warning("readiness_check_failed", check=name, exc_info=error)
+        return f"{name} does not answer"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the service drains before it stops accepting."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(service: str, settings_type: type[S], wire: Callable[[Runtime[S]], Awaitable[Litestar]]) -> None:
+    """The `main` of a service: returns after SIGTERM or SIGINT, once everything begun is finished.
+
+    `service` is the name with underscores. `wire` registers consumers and tasks and returns the app.
+
+    Raises:
+        SystemExit: 78 when the settings are not usable, 1 when a part of the service crashed.
+    """
+    try:
+        settings = load(settings_type)
+    except SettingsError as error:
+        sys.stderr.write(f"{service} {error}\n")
+        raise SystemExit(_EXIT_SETTINGS) from None
+    telemetry.configure_logging(service, settings.log_level)
+    end_tracing = telemetry.configure_tracing(service, settings.otel_exporter_otlp_endpoint)
+    try:
+        failed = uvloop.run(_serve(service, settings, wire))
+    except Exception:
+        log.exception("service_failed")
+        failed = True
+    finally:
+        end_tracing()
+    if failed:
+        raise SystemExit(1)
+
+
+async def _serve(service: str, settings: S, wire: Callable[[Runtime[S]], Awaitable[Litestar]]) -> bool:
+    """Runs the service until it is told to stop. True when it stops because a part of it crashed."""
+    database = asyncpg.create_pool(
+        settings.database_url,
+        min_size=0,  # connects when needed: the server need not be up yet
+        max_size=_DATABASE_CONNECTIONS_MAX,
+        timeout=5,
+        command_timeout=60,
+        server_settings={"application_name": service, "jit": "off"},
+    )
+    await database
+    runtime = Runtime(service, settings, database, await EventStore.connect(settings.event_store_url))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, runtime.stopping.set)
+    stopping = asyncio.create_task(runtime.stopping.wait())
+    try:
+        starting = asyncio.create_task(_start(runtime, wire))
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return runtime.failed
+        server = starting.result()
+        serving = asyncio.create_task(server.serve())
+        log.info("service_started", port=settings.http_port)
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        log.info("service_stopping")
+        await runtime.stop_serving()
+        server.should_exit = True
+        await serving
+        return runtime.failed or not stopping.done()
+    finally:
+        stopping.cancel()
+        await runtime.close()
+        log.info("service_stopped")
+
+
+async def _start(runtime: Runtime[S], wire: Callable[[Runtime[S]], Awaitable[Litestar]]) -> _Server:
+    await runtime.until_available()
+    app = await wire(runtime)
+    await runtime.start_consumers()
+    settings = runtime.settings
+    return _Server(
+        uvicorn.Config(
+            app,
+            host=settings.http_host,
+            port=settings.http_port,
+            http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=_FRAME_BYTES_MAX,
+            ws_per_message_deflate=False,  # compression buffers cost more memory per connection than frames
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=DRAIN_S_MAX,
+        )
+    )

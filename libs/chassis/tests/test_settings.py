@@ -1,0 +1,69 @@
+"""Settings: everything that is wrong is said at once, and no weak secret starts a service."""
+
+import pytest
+from chassis.settings import Secret, ServiceSettings, SettingsError, load
+
+GOOD = {
+    "DATABASE_URL": "postgresql://wealth:Zq8vT2@db.internal/wealth",
+    "EVENT_STORE_URL": "postgresql://wealth:Zq8vT2@db.internal/event_store",
+    "AMQP_URL": "amqp://wealth:Zq8vT2@mq.internal/sangam",
+    "HTTP_PORT": "4105",
+    "TOKEN_ISSUER": "http://localhost:4025",
+    "CURSOR_SECRET": "b1Vw0q9ZtYx4LrS7",
+}
+
+
+def test_reads_upper_cased_names_with_defaults() -> None:
+    settings = load(ServiceSettings, GOOD)
+    assert settings.http_port == 4105
+    assert settings.database_url == GOOD["DATABASE_URL"]
+    assert settings.http_host == "127.0.0.1"
+    assert settings.otel_exporter_otlp_endpoint is None
+
+
+def test_names_every_problem_at_once_and_no_value() -> None:
+    environ = GOOD | {"HTTP_PORT": "70000", "CURSOR_SECRET": "tooshort", "AMQP_URL": ""}
+    with pytest.raises(SettingsError) as caught:
+        load(ServiceSettings, environ)
+    message = str(caught.value)
+    assert len(caught.value.problems) == 3
+    assert all(name in message for name in ("HTTP_PORT", "CURSOR_SECRET", "AMQP_URL"))
+    assert "tooshort" not in message
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "changeme",
+        "secret",
+        "password",
+        "guest",
+        "changeme-changeme",
+        "CHANGE_ME_PLEASE_1234",
+        "passwordpassword",
+        "aaaaaaaaaaaaaaaaaaaaaaaa",
+        "1212121212121212",
+        "b1Vw0q9ZtYx4LrS",
+    ],
+)
+def test_weak_secret_does_not_start(secret: str) -> None:
+    with pytest.raises(SettingsError, match="CURSOR_SECRET"):
+        load(ServiceSettings, GOOD | {"CURSOR_SECRET": secret})
+
+
+@pytest.mark.parametrize("url", ["amqp://guest:guest@mq.internal/", "amqp://sangam:change%6De@10.0.0.7/"])
+def test_default_password_in_a_url_does_not_start(url: str) -> None:
+    with pytest.raises(SettingsError, match="AMQP_URL contains a well-known default password"):
+        load(ServiceSettings, GOOD | {"AMQP_URL": url})
+
+
+def test_urls_may_be_short_without_password_or_local_with_a_default_one() -> None:
+    settings = load(ServiceSettings, GOOD | {"DATABASE_URL": "pg://h/d", "AMQP_URL": "amqp://guest:guest@localhost/"})
+    assert settings.database_url == "pg://h/d"
+
+
+def test_secrets_do_not_show_themselves() -> None:
+    settings = load(ServiceSettings, GOOD)
+    assert "b1Vw0q9ZtYx4LrS7" not in repr(settings)
+    assert "Zq8vT2" not in repr(settings)
+    assert repr(Secret("b1Vw0q9ZtYx4LrS7")) == "'***'"

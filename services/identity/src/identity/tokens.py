@@ -1,0 +1,94 @@
+"""What a client holds: access tokens (JWT, verified offline by every service) and refresh tokens (opaque)."""
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+import jwt
+from events.contracts.identity import Platform
+from events.envelope import new_id
+
+from identity.keys import SigningKey
+from identity.sealing import IdentityKey
+
+ACCESS_LIFETIME = timedelta(minutes=5)
+
+CUSTOMER_SCOPE = "accounts:read transfers:write sync:read wealth:read notifications:read search:read"
+"""What a customer may do after a login."""
+
+_GENERATION_BYTES = 4
+_ID_BYTES = 16
+
+
+class InvalidRefreshToken(Exception):
+    """Not a refresh token of ours."""
+
+
+class RefreshToken(NamedTuple):
+    """What an authentic refresh token stands for."""
+
+    session_id: UUID
+    generation: int
+
+
+class AccessTokens:
+    """Issues access tokens (RFC 9068)."""
+
+    def __init__(self, issuer: str, key: SigningKey) -> None:
+        self._issuer = issuer
+        self._key = key
+
+    def issue(self, *, user_id: UUID, session_id: UUID, platform: Platform, acr: int, now: datetime) -> str:
+        """A token for `platform`, valid for `ACCESS_LIFETIME`."""
+        issued_at = int(now.timestamp())
+        claims = {
+            "iss": self._issuer,
+            "sub": str(user_id),
+            "aud": platform,
+            "sid": str(session_id),
+            "acr": acr,
+            "scope": CUSTOMER_SCOPE,
+            "iat": issued_at,
+            "nbf": issued_at,
+            "exp": issued_at + int(ACCESS_LIFETIME.total_seconds()),
+            "jti": str(new_id()),
+        }
+        return jwt.encode(
+            claims, self._key.private_key, algorithm="ES256", headers={"typ": "at+jwt", "kid": self._key.kid}
+        )
+
+
+class RefreshTokens:
+    """Refresh tokens, computed from session and generation with a key.
+
+    Nothing of them is stored: the successor of a token can be given again within the grace, and the
+    event store holds nothing that could be used as a token.
+    """
+
+    def __init__(self, identity_key: IdentityKey) -> None:
+        self._key = identity_key.mac_key("refresh-token")
+
+    def issue(self, session_id: UUID, generation: int) -> str:
+        """The token of a session's generation: always the same text."""
+        place = session_id.bytes + generation.to_bytes(_GENERATION_BYTES, "big")
+        mac = hmac.new(self._key, place, hashlib.sha256).digest()
+        return urlsafe_b64encode(place + mac).rstrip(b"=").decode()
+
+    def read(self, token: str) -> RefreshToken:
+        """What the token stands for. Whether it is still good is for the session to say.
+
+        Raises:
+            InvalidRefreshToken: malformed or forged.
+        """
+        try:
+            raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
+            session_id = UUID(bytes=raw[:_ID_BYTES])
+        except ValueError:
+            raise InvalidRefreshToken from None
+        generation = int.from_bytes(raw[_ID_BYTES : _ID_BYTES + _GENERATION_BYTES], "big")
+        if not hmac.compare_digest(self.issue(session_id, generation).encode(), token.encode()):
+            raise InvalidRefreshToken
+        return RefreshToken(session_id, generation)

@@ -1,0 +1,10 @@
+"""The read models, each whole in one file: its table, how events change it, its queries."""
+
+from events.projections import Projection
+
+from ledger_transfer.projections.accounts import Accounts
+from ledger_transfer.projections.clearing import Clearing
+from ledger_transfer.projections.transactions import Transactions
+
+PROJECTIONS: tuple[Projection, ...] = (Accounts(), Transactions(), Clearing())
+"""All of them: one consumer applies them in one transaction, so that they always agree."""

@@ -1,0 +1,490 @@
+"""Money over a real event store: once per request, once per item, never overdrawn, whatever crashes."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from events.consumer import Handler
+from events.contracts import banking, encode, identity, trading
+from events.contracts.ledger import (
+    AccountOpened,
+    AccountPosted,
+    TransferCompleted,
+    TransferRefused,
+    TransferSettled,
+)
+from events.contracts.registry import Event, contract_of
+from events.envelope import Metadata, RecordedEvent, new_id, platform_stream
+from events.projections import Projections, rebuild
+from events.sequencer import Sequencer
+from events.store import EventIdReused, EventStore, StreamAppend
+from ledger_transfer.ledger import Ledger, transfer_id_of
+from ledger_transfer.projections import PROJECTIONS
+from ledger_transfer.projections.clearing import Totals, self_check, totals
+from ledger_transfer.reactions import Reactions
+from ledger_transfer.state import LedgerState, account_id_of, fold
+from ledger_transfer.transfers import AccountNotFound, TransferRequest
+
+if TYPE_CHECKING:
+    from provision import Cell
+
+pytestmark = pytest.mark.integration
+
+AT = datetime(2026, 2, 12, 9, tzinfo=UTC)
+NOBODY = Metadata(actor="test")
+
+
+class CrashError(Exception):
+    """The process ends here."""
+
+
+class World:
+    """One cell's event store as three services see it, and the ledger's own database."""
+
+    def __init__(self, store_url: str, stores: dict[str, EventStore], db: asyncpg.Pool, sequencer: Sequencer) -> None:
+        self.store_url = store_url
+        self.stores = stores
+        self.store = stores["ledger_transfer"]
+        self.db = db
+        self.ledger = Ledger(self.store)
+        self._sequencer = sequencer
+        self._positions: dict[str, int] = {}
+
+    async def platform_says(self, *items: Event) -> None:
+        """Appends items to their customers' streams, as sync-gateway does."""
+        for item in items:
+            assert isinstance(item, banking.BankItem | trading.BrokerItem)
+            platform = "bfc" if isinstance(item, banking.BankItem) else "vyomo"
+            stream = platform_stream(platform, item.customer_id)
+            await self.stores["sync_gateway"].append([StreamAppend(stream, (item,))], event_id=new_id())
+
+    async def link(self, user_id: UUID, platform: Any, customer_id: str) -> None:
+        confirmed = identity.LinkConfirmed(
+            link_id=new_id(),
+            platform=platform,
+            platform_customer_id=customer_id,
+            platform_stream=platform_stream(platform, customer_id),
+        )
+        await self.stores["identity"].append(
+            [StreamAppend(f"user-{user_id}", (confirmed,))], event_id=new_id(), subject=user_id
+        )
+
+    async def log(self) -> list[RecordedEvent]:
+        """Everything, sequenced."""
+        while await self._sequencer.sequence():
+            pass
+        return await self.store.read_log(0, 100_000)
+
+    async def ledger_events(self, user_id: UUID) -> list[Event]:
+        return [event.payload for event in await self.store.read_stream(f"ledger-{user_id}")]
+
+    async def deliver(self, name: str, handler: Handler, batch: int, *, crash: bool = False) -> None:
+        """What a consumer does: effects and position in one transaction, batch by batch.
+
+        `crash`: the first batch fails after its effects and before its position.
+        """
+        due = (await self.log())[self._positions.get(name, 0) :]
+        for first in range(0, len(due), batch):
+            events = due[first : first + batch]
+            pooled: Any
+            async with self.db.acquire() as pooled, pooled.transaction():
+                await handler.apply(pooled, events)
+                if crash:
+                    raise CrashError
+            self._positions[name] = events[-1].position
+
+    async def react(self, batch: int = 100, reactions: Reactions | None = None, *, crash: bool = False) -> None:
+        await self.deliver("reactions", reactions or Reactions(self.ledger), batch, crash=crash)
+
+    async def project(self, batch: int = 100) -> None:
+        await self.deliver("projections", Projections(PROJECTIONS), batch)
+
+    async def customer(self, savings: int, wallet: int = 0) -> "Customer":
+        """A customer with a savings account and a wallet, opened by their platforms."""
+        customer = Customer(new_id())
+        for item in (customer.savings_opened(savings), customer.wallet_opened(wallet)):
+            await self.ledger.record(customer.user_id, recorded(item))
+        return customer
+
+
+class Customer:
+    def __init__(self, user_id: UUID) -> None:
+        self.user_id = user_id
+        self.bank_id, self.broker_id = f"BFC-{user_id}", f"VY-{user_id}"
+        self.savings = account_id_of(user_id, "bfc", "SB1")
+        self.wallet = account_id_of(user_id, "vyomo", "W1")
+
+    def savings_opened(self, balance: int) -> Event:
+        return banking.AccountOpened(
+            item_id=str(new_id()),
+            customer_id=self.bank_id,
+            occurred_at=AT,
+            account_id="SB1",
+            kind="savings",
+            currency="INR",
+            opening_balance_minor=balance,
+        )
+
+    def wallet_opened(self, balance: int) -> Event:
+        return trading.WalletOpened(
+            item_id=str(new_id()),
+            customer_id=self.broker_id,
+            occurred_at=AT,
+            wallet_id="W1",
+            currency="INR",
+            opening_balance_minor=balance,
+        )
+
+    def posted(self, signed_amount: int, reference: str | None = None) -> Event:
+        return banking.TransactionPosted(
+            item_id=str(new_id()),
+            customer_id=self.bank_id,
+            occurred_at=AT,
+            transaction_id=str(new_id()),
+            account_id="SB1",
+            direction="credit" if signed_amount > 0 else "debit",
+            amount_minor=abs(signed_amount),
+            currency="INR",
+            category="salary",
+            reference=reference,
+        )
+
+    def request(self, amount: int, key: str) -> TransferRequest:
+        return TransferRequest(
+            transfer_id=transfer_id_of(self.user_id, key),
+            from_account_id=self.savings,
+            to_account_id=self.wallet,
+            amount_minor=amount,
+            currency="INR",
+        )
+
+
+def recorded(item: Event) -> RecordedEvent:
+    contract = contract_of(item)
+    return RecordedEvent(
+        position=0,
+        stream=f"test-{new_id()}",
+        version=1,
+        event_id=new_id(),
+        type=contract.type,
+        schema_version=contract.schema_version,
+        subject=None,
+        data=encode(item),
+        metadata=Metadata(),
+        recorded_at=AT,
+    )
+
+
+@pytest.fixture
+def urls(cell: "Cell") -> dict[str, str]:
+    found = {role: cell.store_url(role) for role in ("ledger_transfer", "sync_gateway", "identity", "relay")}
+    return found | {"database": cell.database_url("ledger_transfer")}
+
+
+@pytest.fixture
+async def world(urls: dict[str, str]) -> AsyncIterator[World]:
+    services = ("ledger_transfer", "sync_gateway", "identity")
+    stores = {role: await EventStore.connect(urls[role]) for role in services}
+    db = await asyncpg.create_pool(urls["database"], min_size=1, max_size=4)
+    relay = await asyncpg.connect(urls["relay"])
+    sequencer = await Sequencer.take_over(relay)
+    assert sequencer is not None
+    found = World(urls["ledger_transfer"], stores, db, sequencer)
+    for ddl in (Reactions(found.ledger).ddl, *(projection.ddl for projection in PROJECTIONS)):
+        await db.execute(ddl)
+    yield found
+    for store in stores.values():
+        await store.close()
+    await db.close()
+    await relay.close()
+
+
+def balances(state: LedgerState, customer: Customer) -> tuple[int, int]:
+    return (
+        state.accounts[customer.savings].balance_minor,
+        state.accounts[customer.wallet].balance_minor,
+    )
+
+
+async def test_one_transfer_posted_fifty_times_at_once_moves_money_once(world: World) -> None:
+    customer = await world.customer(savings=100_00)
+    second = await EventStore.connect(world.store_url)
+    ledgers = (world.ledger, Ledger(second))
+    outcomes = await asyncio.gather(
+        *(
+            ledgers[n % 2].transfer(customer.user_id, customer.request(40_00, "k"), NOBODY, AT + timedelta(n))
+            for n in range(50)
+        )
+    )
+    await second.close()
+    assert sum(not outcome.replayed for outcome in outcomes) == 1
+    assert len({outcome.event.transfer_id for outcome in outcomes}) == 1
+    assert all(outcome.event == outcomes[0].event for outcome in outcomes)
+    assert balances(await world.ledger.state(customer.user_id), customer) == (60_00, 40_00)
+
+
+async def test_fifty_transfers_for_one_balance_never_overdraw_it(world: World) -> None:
+    """From two processes, each with a cache that the other makes stale."""
+    customer = await world.customer(savings=100_00)
+    second = await EventStore.connect(world.store_url)
+    ledgers = (world.ledger, Ledger(second))
+    for ledger in ledgers:
+        await ledger.state(customer.user_id)
+    outcomes = await asyncio.gather(
+        *(ledgers[n % 2].transfer(customer.user_id, customer.request(7_00, f"k{n}"), NOBODY, AT) for n in range(50))
+    )
+    await second.close()
+    completed = [outcome.event for outcome in outcomes if isinstance(outcome.event, TransferCompleted)]
+    refused = [outcome.event for outcome in outcomes if isinstance(outcome.event, TransferRefused)]
+    assert (len(completed), len(refused)) == (14, 36)
+    assert {event.code for event in refused} == {"insufficient_funds"}
+    events = await world.ledger_events(customer.user_id)
+    assert balances(fold(events), customer) == (2_00, 98_00)
+    assert totals(events)["INR"] == Totals(100_00 + 98_00, 100_00 + 98_00)
+
+
+async def test_a_stale_replica_does_not_refuse_money_that_is_there(world: World) -> None:
+    customer = await world.customer(savings=0)
+    second = await EventStore.connect(world.store_url)
+    stale = Ledger(second)
+    await stale.state(customer.user_id)
+    await world.ledger.record(customer.user_id, recorded(customer.posted(50_00)))
+    outcome = await stale.transfer(customer.user_id, customer.request(50_00, "k"), NOBODY, AT)
+    await second.close()
+    assert isinstance(outcome.event, TransferCompleted)
+
+
+async def test_a_refusal_is_the_answer_for_ever(world: World) -> None:
+    customer = await world.customer(savings=10_00)
+    request = customer.request(40_00, "k")
+    first = await world.ledger.transfer(customer.user_id, request, NOBODY, AT)
+    assert isinstance(first.event, TransferRefused)
+    await world.ledger.record(customer.user_id, recorded(customer.posted(90_00)))
+    again = await world.ledger.transfer(customer.user_id, request, NOBODY, AT + timedelta(days=1))
+    assert again == (first.event, True)
+    assert balances(await world.ledger.state(customer.user_id), customer) == (100_00, 0)
+    assert await world.ledger.find_transfer(customer.user_id, request.transfer_id) == first.event
+
+
+async def test_a_key_used_for_another_request_is_refused(world: World) -> None:
+    customer = await world.customer(savings=100_00)
+    await world.ledger.transfer(customer.user_id, customer.request(40_00, "k"), NOBODY, AT)
+    with pytest.raises(EventIdReused):
+        await world.ledger.transfer(customer.user_id, customer.request(41_00, "k"), NOBODY, AT)
+    assert balances(await world.ledger.state(customer.user_id), customer) == (60_00, 40_00)
+
+
+async def test_an_unknown_account_leaves_nothing_behind(world: World) -> None:
+    customer = Customer(new_id())
+    request = customer.request(40_00, "k")
+    with pytest.raises(AccountNotFound):
+        await world.ledger.transfer(customer.user_id, request, NOBODY, AT)
+    assert await world.ledger_events(customer.user_id) == []
+    for item in (customer.savings_opened(50_00), customer.wallet_opened(0)):
+        await world.ledger.record(customer.user_id, recorded(item))
+    outcome = await world.ledger.transfer(customer.user_id, request, NOBODY, AT)
+    assert isinstance(outcome.event, TransferCompleted)
+
+
+async def test_another_customers_account_does_not_exist(world: World) -> None:
+    mine, theirs = await world.customer(savings=100_00), await world.customer(savings=100_00)
+    for source, target in ((mine.savings, theirs.savings), (theirs.savings, mine.wallet)):
+        request = TransferRequest(
+            transfer_id=new_id(),
+            from_account_id=source,
+            to_account_id=target,
+            amount_minor=1,
+            currency="INR",
+        )
+        with pytest.raises(AccountNotFound):
+            await world.ledger.transfer(mine.user_id, request, NOBODY, AT)
+    outcome = await world.ledger.transfer(theirs.user_id, theirs.request(1, "k"), NOBODY, AT)
+    assert await world.ledger.find_transfer(mine.user_id, outcome.event.transfer_id) is None
+
+
+async def test_a_crash_between_append_and_position_moves_the_money_once(world: World) -> None:
+    customer = Customer(new_id())
+    await world.link(customer.user_id, "bfc", customer.bank_id)
+    await world.platform_says(customer.savings_opened(100_00), customer.posted(25_00), customer.posted(-5_00))
+    with pytest.raises(CrashError):
+        await world.react(crash=True)
+    before = await world.ledger_events(customer.user_id)
+    assert len(before) == 3, "the append was durable before the crash"
+    restarted = Ledger(world.store)
+    await world.react(reactions=Reactions(restarted))
+    assert await world.ledger_events(customer.user_id) == before
+    assert (await restarted.state(customer.user_id)).accounts[customer.savings].balance_minor == 120_00
+
+
+async def test_a_crash_in_the_middle_of_a_batch_moves_the_money_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = Customer(new_id())
+    await world.link(customer.user_id, "bfc", customer.bank_id)
+    await world.platform_says(
+        customer.savings_opened(100_00), *(customer.posted(amount) for amount in (1_00, 2_00, 4_00))
+    )
+    dying = Ledger(world.store)
+    record, count = dying.record, itertools.count()
+
+    async def record_two(user_id: UUID, item: RecordedEvent) -> None:
+        if next(count) == 2:
+            raise CrashError
+        await record(user_id, item)
+
+    monkeypatch.setattr(dying, "record", record_two)
+    with pytest.raises(CrashError):
+        await world.react(reactions=Reactions(dying))
+    assert len(await world.ledger_events(customer.user_id)) == 2
+    await world.react()
+    assert fold(await world.ledger_events(customer.user_id)).accounts[customer.savings].balance_minor == 107_00
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 50])
+async def test_items_around_the_link_are_posted_once_in_every_order(world: World, batch: int) -> None:
+    orders = list(itertools.permutations(["opened", "credit", "debit", "link"]))
+    customers = [Customer(new_id()) for _ in orders]
+    for step in range(4):
+        for customer, order in zip(customers, orders, strict=True):
+            match order[step]:
+                case "opened":
+                    await world.platform_says(customer.savings_opened(100_00))
+                case "credit":
+                    await world.platform_says(customer.posted(30_00))
+                case "debit":
+                    await world.platform_says(customer.posted(-10_00))
+                case "link":
+                    await world.link(customer.user_id, "bfc", customer.bank_id)
+    await world.react(batch)
+    for customer in customers:
+        events = await world.ledger_events(customer.user_id)
+        assert [type(event) for event in events].count(AccountOpened) == 1
+        assert [type(event) for event in events].count(AccountPosted) == 2
+        assert fold(events).accounts[customer.savings].balance_minor == 120_00
+
+
+async def test_items_racing_the_link_are_posted_once(world: World) -> None:
+    """Everything at once, the consumer running all the while."""
+    customers = [Customer(new_id()) for _ in range(20)]
+    appends = [
+        append
+        for customer in customers
+        for append in (
+            world.platform_says(customer.savings_opened(100_00), customer.posted(30_00), customer.posted(-10_00)),
+            world.platform_says(customer.posted(5_00)),
+            world.link(customer.user_id, "bfc", customer.bank_id),
+        )
+    ]
+    random.Random(7).shuffle(appends)
+    racing = asyncio.gather(*appends)
+    while not racing.done():
+        await world.react(batch=3)
+        await asyncio.sleep(0)
+    await racing
+    await world.react(batch=3)
+    for customer in customers:
+        state = fold(await world.ledger_events(customer.user_id))
+        assert state.accounts[customer.savings].balance_minor == 125_00
+
+
+async def test_an_echo_of_our_transfer_settles_it(world: World) -> None:
+    customer = await world.customer(savings=100_00)
+    other = await world.customer(savings=100_00)
+    outcome = await world.ledger.transfer(customer.user_id, customer.request(40_00, "k"), NOBODY, AT)
+    reference = str(outcome.event.transfer_id)
+    await world.ledger.record(customer.user_id, recorded(customer.posted(-40_00, reference)))
+    assert balances(await world.ledger.state(customer.user_id), customer) == (60_00, 40_00)
+    assert isinstance((await world.ledger_events(customer.user_id))[-1], TransferSettled)
+    # The same reference on another customer's account is not an echo of theirs.
+    await world.ledger.record(other.user_id, recorded(other.posted(-40_00, reference)))
+    assert balances(await world.ledger.state(other.user_id), other) == (60_00, 0)
+
+
+async def a_history(world: World) -> list[Customer]:
+    """Customers with a bit of everything, applied live in small batches."""
+    customers = [Customer(new_id()) for _ in range(5)]
+    for number, customer in enumerate(customers):
+        await world.platform_says(customer.posted(3_00), customer.savings_opened(100_00 * number))
+        await world.link(customer.user_id, "bfc", customer.bank_id)
+        await world.link(customer.user_id, "vyomo", customer.broker_id)
+        await world.platform_says(customer.wallet_opened(number), customer.posted(-50_00))
+        await world.platform_says(
+            banking.FixedDepositMatured(
+                item_id="m",
+                customer_id=customer.bank_id,
+                occurred_at=AT,
+                deposit_id="FD1",
+                account_id="SB1",
+                payout_minor=21_00,
+            ),
+            banking.FixedDepositOpened(
+                item_id="o",
+                customer_id=customer.bank_id,
+                occurred_at=AT,
+                deposit_id="FD1",
+                account_id="SB1",
+                principal_minor=20_00,
+                currency="INR",
+                rate_percent="5",
+                opened_on=AT.date(),
+                matures_on=AT.date(),
+            ),
+        )
+        await world.react(batch=2)
+        for attempt in range(4):
+            await world.ledger.transfer(
+                customer.user_id, customer.request(60_00, f"k{attempt}"), NOBODY, AT + timedelta(attempt)
+            )
+        await world.project(batch=3)
+    return customers
+
+
+async def rows(db: asyncpg.Pool | asyncpg.Connection, table: str) -> list[tuple[Any, ...]]:
+    return sorted((tuple(row) for row in await db.fetch(f"SELECT * FROM {table}")), key=repr)
+
+
+async def test_live_read_models_equal_a_rebuild_row_for_row(world: World, urls: dict[str, str]) -> None:
+    customers = await a_history(world)
+    head = (await world.log())[-1].position
+    tables = ("account", "transaction", "clearing")
+    live = {table: await rows(world.db, table) for table in tables}
+    connection = await asyncpg.connect(urls["database"])
+    await rebuild(Projections(PROJECTIONS), world.store, connection, "rebuilt", up_to=head)
+    rebuilt = {table: await rows(connection, table) for table in tables}
+    await connection.close()
+    assert rebuilt == live
+    assert len(live["account"]) == 3 * len(customers)
+    for customer in customers:
+        state = await world.ledger.state(customer.user_id)
+        stored = await world.db.fetch(
+            "SELECT account_id, balance_minor, status FROM account WHERE user_id = $1", customer.user_id
+        )
+        assert {(row["account_id"], row["balance_minor"], row["status"]) for row in stored} == {
+            (account.account_id, account.balance_minor, account.status) for account in state.accounts.values()
+        }
+
+
+async def test_the_books_balance_and_a_break_is_found(world: World) -> None:
+    await a_history(world)
+    assert await self_check(world.db) == []
+    for debits, credits_ in totals([event.payload for event in await world.log()]).values():
+        assert debits == credits_ > 0
+    # Every account's balance is the sum of its history.
+    assert (
+        await world.db.fetch(
+            """
+            SELECT account_id FROM account JOIN transaction USING (account_id) GROUP BY account_id
+            HAVING min(account.balance_minor)
+                   <> sum(CASE direction WHEN 'credit' THEN amount_minor ELSE -amount_minor END)
+            """
+        )
+        == []
+    )
+    await world.db.execute("UPDATE clearing SET balance_minor = balance_minor + 1 WHERE account = 'opening:bfc'")
+    assert await self_check(world.db) == [("INR", 1)]

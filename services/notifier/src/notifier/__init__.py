@@ -1,0 +1,1 @@
+"""One inbox for both platforms."""

@@ -1,0 +1,5 @@
+"""`python -m notifier` starts the service."""
+
+from notifier.main import main
+
+main()

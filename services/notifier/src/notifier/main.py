@@ -1,0 +1,22 @@
+"""Wiring only."""
+
+from chassis.app import create_app
+from chassis.cursors import CursorCodec
+from chassis.service import Runtime, run
+from chassis.settings import ServiceSettings
+from events.projections import Projections
+from litestar import Litestar
+
+from notifier.api import routes
+from notifier.projections import PROJECTIONS
+
+
+async def wire(runtime: Runtime[ServiceSettings]) -> Litestar:
+    runtime.consume("projections", Projections(PROJECTIONS))
+    cursors = CursorCodec(runtime.settings.cursor_secret)
+    return create_app(runtime, routes(runtime.database, cursors), title="Sangam notifier")
+
+
+def main() -> None:
+    """Starts the service and returns when it has been told to stop."""
+    run("notifier", ServiceSettings, wire)

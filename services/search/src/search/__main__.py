@@ -1,0 +1,5 @@
+"""`python -m search` starts the service."""
+
+from search.main import main
+
+main()

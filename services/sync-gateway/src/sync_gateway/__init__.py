@@ -1,0 +1,1 @@
+"""Signed feeds in, one live stream out."""

@@ -1,0 +1,5 @@
+"""`python -m sync_gateway` starts the service."""
+
+from sync_gateway.main import main
+
+main()

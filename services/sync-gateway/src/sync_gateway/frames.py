@@ -1,0 +1,112 @@
+"""The frames of `/ws/sync`, both ways. Pure; `docs/api` calls this the WebSocket protocol."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from enum import IntEnum
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import msgspec
+from events.envelope import RecordedEvent
+
+FRAME_BYTES_MAX = 16 * 1024
+"""Largest frame a client may send."""
+HEARTBEAT_S = 20
+
+
+class CloseCode(IntEnum):
+    """Why the server closes; `bye` says it in words first. Below 4000: RFC 6455 and its IANA registry."""
+
+    UNSUPPORTED_DATA = 1003
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    UNAUTHENTICATED = 4401
+    TOO_SLOW = 4008
+
+
+class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
+    """Sets the client's topics; with `resume`, sends what was missed since that cursor first."""
+
+    topics: Annotated[list[str], msgspec.Meta(max_length=100)]
+    resume: str | None = None
+
+
+class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
+    """Goes on with a newer token of the same user."""
+
+    token: str
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Asks for a `pong`."""
+
+
+Inbound = Subscribe | Refresh | Ping
+
+
+class InvalidFrame(ValueError):
+    """The client sent something that is no frame of the protocol."""
+
+
+_inbound: Final = msgspec.json.Decoder(Inbound)
+_encoder: Final = msgspec.json.Encoder()
+
+
+def decode(text: str) -> Inbound:
+    """A client's frame.
+
+    Raises:
+        InvalidFrame: saying what is wrong with it.
+    """
+    try:
+        frame: Inbound = _inbound.decode(text)
+    except msgspec.DecodeError as error:
+        raise InvalidFrame(str(error)) from None
+    except RecursionError:
+        raise InvalidFrame("nested too deeply") from None
+    return frame
+
+
+def cloud_event(event: RecordedEvent) -> bytes:
+    """The event as CloudEvents JSON: the form it is kept, sent and listed in."""
+    return _encoder.encode(event.cloud_event())
+
+
+def event(cursor: str, event_json: bytes) -> str:
+    """An event and the cursor to resume after it. Built once per event, however many clients get it."""
+    return f'{{"type":"event","cursor":"{cursor}","event":{event_json.decode()}}}'
+
+
+def hello(session_id: UUID, cursor: str) -> str:
+    return _frame("hello", session_id=session_id, resume=cursor, heartbeat_s=HEARTBEAT_S)
+
+
+def subscribed(patterns: Iterable[str]) -> str:
+    return _frame("subscribed", topics=list(patterns))
+
+
+def resync(reason: str) -> str:
+    """What was missed cannot be sent any more: reload by HTTP. Live events go on."""
+    return _frame("resync", reason=reason)
+
+
+def error(code: str, detail: str) -> str:
+    return _frame("error", code=code, detail=detail)
+
+
+def refreshed(expires_at: datetime) -> str:
+    return _frame("refreshed", expires_at=expires_at)
+
+
+def bye(code: int, reason: str) -> str:
+    """The last frame before the close with the same code."""
+    return _frame("bye", code=code, reason=reason)
+
+
+PONG: Final = '{"type":"pong"}'
+
+
+def _frame(type_: str, **members: Any) -> str:
+    return _encoder.encode({"type": type_, **members}).decode()

@@ -1,0 +1,1 @@
+"""One net worth over both platforms."""

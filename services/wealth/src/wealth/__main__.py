@@ -1,0 +1,5 @@
+"""`python -m wealth` starts the service."""
+
+from wealth.main import main
+
+main()

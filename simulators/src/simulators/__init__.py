@@ -1,0 +1,1 @@
+"""BFC and Vyomo as real HTTP servers, and a seeded scenario that feeds them."""
