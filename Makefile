@@ -58,8 +58,8 @@ chaos: $(SYNCED) ## Only the tests that kill processes with SIGKILL.
 	.venv/bin/pytest -v -m chaos
 
 .PHONY: bench
-bench: $(SYNCED) ## Measure against the raw ceilings of this machine.
-	$(PYTHON) bench/run.py
+bench: $(SYNCED) ## Measure against the raw ceilings of this machine (only=append|pipeline|latency).
+	$(PYTHON) bench/run.py $(only)
 
 .PHONY: fmt
 fmt: $(SYNCED) ## Format, and fix what the linter can fix.

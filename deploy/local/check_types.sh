@@ -7,7 +7,7 @@ sources=(libs/*/src services/*/src simulators/src deploy/local conftest.py)
 for more in bench tests/integration; do
   compgen -G "$more/*.py" >/dev/null && sources+=("$more")
 done
-.venv/bin/mypy "${sources[@]}"
+MYPYPATH=tests/integration .venv/bin/mypy "${sources[@]}"
 
 for tests in libs/*/tests services/*/tests simulators/tests; do
   if compgen -G "$tests/*.py" >/dev/null; then

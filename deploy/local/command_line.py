@@ -292,7 +292,7 @@ async def _lag(env: dict[str, str]) -> list[str]:
             exists = await database.fetchval("SELECT to_regclass('consumed') IS NOT NULL")
             rows = await database.fetch("SELECT consumer, position FROM consumed ORDER BY 1") if exists else []
             await database.close()
-            lines += [f"  {service}.{row['consumer']:<28} {head - row['position']}" for row in rows]
+            lines += [f"  {row['consumer']:<30} {head - row['position']}" for row in rows]
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
         lines.append(f"lag unknown: {error}")
     return lines

@@ -1,6 +1,7 @@
 """nginx as the single origin: routes by prefix, limits, and problem+json for the errors that are its own."""
 
 import grp
+import json
 import os
 import resource
 import signal
@@ -62,25 +63,25 @@ IDENTITY_HEADERS = (
 
 
 class Failure(NamedTuple):
-    """One of nginx's own errors, as a problem document."""
+    """One of nginx's own errors, as a problem document; codes are those that services use for the same."""
 
     statuses: str
     status: int
     code: str
-    title: str
+    detail: str
     retry_after_s: int | None = None
 
 
 FAILURES = (
-    Failure("400 494 495 496 497", 400, "malformed_request", "The request could not be understood"),
-    Failure("404", 404, "route_not_found", "There is nothing at this address"),
+    Failure("400 494 495 496 497", 400, "invalid_request", "The request could not be understood"),
+    Failure("404", 404, "not_found", "There is nothing at this address"),
     Failure("405", 405, "method_not_allowed", "This method is not allowed here"),
     Failure("408", 408, "request_timeout", "The request took too long to arrive"),
-    Failure("413", 413, "body_too_large", "The request body is too large"),
+    Failure("413", 413, "payload_too_large", "The request body is too large"),
     Failure("414", 414, "uri_too_long", "The address is too long"),
-    Failure("429", 429, "rate_limited", "Too many requests", 1),
-    Failure("500 501 502 503", 503, "service_unavailable", "The service is not available at the moment", 1),
-    Failure("504", 504, "service_timeout", "The service did not answer in time", 1),
+    Failure("429", 429, "rate_limited", "Too many requests from this address", 1),
+    Failure("500 501 502 503", 503, "unavailable", "The service is not available at the moment", 1),
+    Failure("504", 504, "timeout", "The service did not answer in time; what it was asked may still happen", 1),
 )
 
 HEALTH_PATH = "/-/health"
@@ -226,9 +227,16 @@ def _location(route: Route) -> str:
 
 
 def _failure_location(failure: Failure) -> str:
-    document = (
-        f'{{"type":"about:blank","title":"{failure.title}","status":{failure.status},'
-        f'"code":"{failure.code}","instance":"$request_id"}}'
+    document = json.dumps(
+        {
+            "type": f"urn:sangam:problem:{failure.code}",
+            "title": failure.code.replace("_", " ").capitalize(),
+            "status": failure.status,
+            "detail": failure.detail,
+            "code": failure.code,
+            "instance": "urn:sangam:request:$request_id",
+            "request_id": "$request_id",
+        }
     )
     retry = f'add_header Retry-After "{failure.retry_after_s}" always; ' if failure.retry_after_s else ""
     return (

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
-
 from events.consumer import Consumer
 from events.contracts import ledger
 from events.envelope import RecordedEvent, new_id

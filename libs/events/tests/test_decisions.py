@@ -7,7 +7,6 @@ from uuid import UUID
 
 import pytest
 from backbone import event
-
 from events.contracts import Event
 from events.decisions import Refusal, Streams
 from events.envelope import derived_id, new_id

@@ -8,7 +8,6 @@ import aio_pika
 import asyncpg
 import pytest
 from backbone import Seen, append_one, event, eventually, running_consumer, running_relay
-
 from events import wire
 from events.consumer import Consumer
 from events.envelope import RecordedEvent, new_id

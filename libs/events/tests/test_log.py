@@ -11,13 +11,12 @@ from uuid import UUID
 import asyncpg
 import pytest
 from backbone import append_one, event
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from events.envelope import new_id
 from events.outage import is_outage
 from events.sequencer import Sequencer
 from events.store import EventIdReused, EventStore, StreamAppend, VersionConflict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -174,7 +173,8 @@ async def test_a_dump_and_dead_rows_do_not_slow_the_sequencer(cell: "Cell") -> N
 async def _buffers_read_by_scan(admin: asyncpg.Connection, cell: "Cell", sequencer: Sequencer) -> int:
     other = await asyncpg.connect(cell.admin_url())
     plan = await other.fetchval(
-        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT p.id FROM store.pending p WHERE p.id > $1 ORDER BY p.id LIMIT 1",
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)"
+        " SELECT p.id FROM store.pending p WHERE p.id > $1 ORDER BY p.id LIMIT 1",
         sequencer._high,
     )
     await other.close()

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from events.contracts import Event, banking, contract_of, encode, identity
 from events.envelope import Metadata, RecordedEvent, new_id, platform_stream
 from events.platform_items import PlatformItems
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     from provision import Cell

@@ -15,7 +15,7 @@ import pytest
 from events.projections import Projections, rebuild
 from events.store import EventStore
 from gateway_harness import Gateway, Wire, amount, append, process, stop
-from sync_gateway.projections import projections
+from sync_gateway.projections import PROJECTIONS
 from sync_gateway.projections.feed import Feed
 
 pytestmark = pytest.mark.integration
@@ -151,7 +151,7 @@ async def test_the_read_models_equal_a_rebuild(gateway: Gateway, ledger_store: E
     database = await asyncpg.connect(gateway.cell.database_url("sync_gateway"))
     scratch = await asyncpg.connect(gateway.cell.database_url("sync_gateway"))
     async with gateway.store("sync_gateway") as store:
-        await rebuild(Projections(projections()), store, scratch, "rebuilt", up_to=head.position)
+        await rebuild(Projections(PROJECTIONS), store, scratch, "rebuilt", up_to=head.position)
     deadline = time.monotonic() + 10
     consumed = "SELECT position FROM consumed WHERE consumer = 'sync_gateway.projections'"
     while await database.fetchval(consumed) < head.position:

@@ -1,4 +1,4 @@
-"""What the backbone tells Prometheus. Labels are names of code (services, consumers, categories), never of customers."""
+"""What the backbone tells Prometheus. Labels name code (services, consumers, categories), never customers."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

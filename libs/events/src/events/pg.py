@@ -23,8 +23,8 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         return state[:2] in _OUTAGE_CLASSES or state in _OUTAGE_STATES
-    if isinstance(error, asyncpg.DataError):
-        return False  # asyncpg's own complaint about an argument; it happens to be an InterfaceError
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+        return False  # asyncpg's own complaint about an argument
     return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 

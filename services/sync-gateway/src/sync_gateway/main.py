@@ -9,7 +9,7 @@ from litestar import Litestar
 from sync_gateway.api import routes
 from sync_gateway.hub import Cursors, Hub
 from sync_gateway.intake import FeedIntake
-from sync_gateway.projections import projections
+from sync_gateway.projections import PROJECTIONS
 from sync_gateway.projections.feed import Feed
 from sync_gateway.settings import Settings
 from sync_gateway.signatures import FeedSignatures
@@ -20,7 +20,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     settings = runtime.settings
     origins = frozenset(filter(None, (origin.strip() for origin in settings.allowed_origins.split(","))))
     signatures = FeedSignatures({"bfc": settings.feed_secret_bfc, "vyomo": settings.feed_secret_vyomo})
-    read_model = runtime.consume("projections", Projections(projections()))
+    read_model = runtime.consume("projections", Projections(PROJECTIONS))
     cursors = Cursors(CursorCodec(settings.cursor_secret))
     hub = Hub(cursors)
     runtime.spawn(hub.start(runtime.follow(hub.on_events)), "hub")

@@ -1,11 +1,9 @@
-"""The read models of this service, each whole in its own module."""
+"""The read models of this service, each whole in one file: its table, how events change it, its queries."""
 
 from events.projections import Projection
 
 from sync_gateway.projections.feed import FeedProjection
 from sync_gateway.projections.feed_status import FeedStatusProjection
 
-
-def projections() -> list[Projection]:
-    """All of them, in the order they are applied; they share one consumer and one position."""
-    return [FeedProjection(), FeedStatusProjection()]
+PROJECTIONS: tuple[Projection, ...] = (FeedProjection(), FeedStatusProjection())
+"""All of them: one consumer applies them in one transaction, so that they always agree."""
