@@ -56,7 +56,8 @@ async def measure(cell: "Cell", data: Path) -> list[Line]:
     """The append lines of the report."""
     admin = await asyncpg.connect(cell.admin_url())
     await admin.execute(
-        "CREATE TABLE IF NOT EXISTS raw (id bigserial PRIMARY KEY, stream text, version bigint, event_id uuid, data bytea)"
+        "CREATE TABLE IF NOT EXISTS raw"
+        " (id bigserial PRIMARY KEY, stream text, version bigint, event_id uuid, data bytea)"
     )
     insert = "INSERT INTO raw (stream, version, event_id, data) VALUES ($1, $2, $3, $4)"
     pool = await asyncpg.create_pool(cell.admin_url(), min_size=WRITERS, max_size=WRITERS)

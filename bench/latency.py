@@ -43,7 +43,12 @@ async def _one_round(stack: "Stack", http: aiohttp.ClientSession, customers: lis
         asyncio.create_task(_listen(stack, customer, arrived, event))
         for customer, event in zip(customers, ready, strict=True)
     ]
-    await asyncio.gather(*(event.wait() for event in ready))
+    all_ready = asyncio.gather(*(event.wait() for event in ready))
+    async with asyncio.timeout(20):
+        await asyncio.wait({all_ready, *listening}, return_when=asyncio.FIRST_COMPLETED)
+    for task in listening:
+        if task.done():
+            task.result()  # raises why it ended
     sent: dict[str, tuple[float, float]] = {}
 
     async def command(n: int, due_s: float) -> None:
@@ -69,7 +74,7 @@ async def _one_round(stack: "Stack", http: aiohttp.ClientSession, customers: lis
     await asyncio.gather(*(command(n, start_s + n / COMMANDS_PER_S) for n in range(count)))
     async with asyncio.timeout(10):
         while len(arrived) < count:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the listeners fill it
     for task in listening:
         task.cancel()
     await asyncio.gather(*listening, return_exceptions=True)

@@ -57,7 +57,7 @@ def test_faults(error: Exception) -> None:
 @pytest.mark.integration
 async def test_a_value_that_the_driver_cannot_send_is_a_fault(cell: "Cell") -> None:
     connection = await asyncpg.connect(cell.store_url("wealth"))
-    with pytest.raises(asyncpg.InterfaceError) as refused:
+    with pytest.raises(Exception, match="out of int64 range") as refused:
         await connection.fetchval("SELECT $1::bigint", 2**80)
     assert not is_outage(refused.value)
     await connection.close()

@@ -124,7 +124,9 @@ class VerificationKeyCache:
             if age_s > _KEYS_REFRESH_S:
                 self._start_reload()
             return key
-        if age_s > _KEYS_RELOAD_GAP_S:
+        loading = self._reload is not None and not self._reload.done()
+        if loading or age_s > _KEYS_RELOAD_GAP_S:
+            # A load under way may bring the key: whoever comes meanwhile waits for it, too.
             # Shielded: the reload serves every waiting request, not only the one that may be cancelled.
             await asyncio.shield(self._start_reload())
         return self._keys.get(kid)
