@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import aiohttp
@@ -44,8 +44,9 @@ async def _one_round(stack: "Stack", http: aiohttp.ClientSession, customers: lis
         for customer, event in zip(customers, ready, strict=True)
     ]
     all_ready = asyncio.gather(*(event.wait() for event in ready))
+    first: set[asyncio.Future[Any]] = {all_ready, *listening}
     async with asyncio.timeout(20):
-        await asyncio.wait({all_ready, *listening}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     for task in listening:
         if task.done():
             task.result()  # raises why it ended
@@ -95,6 +96,6 @@ async def measure(stack: "Stack") -> list[Line]:
     for name in rounds[0]:
         for label, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
             figure = Figure([quantile(one[name], q) for one in rounds])
-            bar = "≤ 25 ms" if (name, label) == ("request → frame", "p95") else ""
+            bar = "≤ 25 ms" if (name, label) == ("accepted → frame", "p95") else ""
             lines.append(Line(f"transfer at {COMMANDS_PER_S}/s, {name}, {label}", figure, "ms", "", None, bar))
     return lines

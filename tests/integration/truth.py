@@ -94,7 +94,7 @@ def books_balance(log: list[RecordedEvent]) -> dict[str, int]:
             if leg.balance_after_minor is not None:
                 assert balances[leg.account_id] == leg.balance_after_minor, event
         if isinstance(event.payload, ledger.TransferCompleted):
-            assert balances[legs[0].account_id] >= 0, "no transfer overdraws"
+            assert balances[event.payload.legs[0].account_id] >= 0, "no transfer overdraws"
     return balances
 
 

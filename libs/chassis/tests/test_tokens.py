@@ -304,6 +304,18 @@ async def test_new_key_is_found_at_once(verifier: TokenVerifier, clock: Clock, t
     await verifier.verify(signed(claims_at(clock.now), key=OTHER_KEY, kid="k2"))
 
 
+async def test_a_key_that_is_being_loaded_is_waited_for(clock: Clock) -> None:
+    """Many clients connect at once to a service that has just started: the first load serves them all."""
+
+    async def load() -> dict[str, dict[str, str]]:
+        await asyncio.sleep(0.05)
+        return {"k1": jwk_of(KEY)}
+
+    verifier = TokenVerifier(ISSUER, VerificationKeyCache(load), clock=clock)
+    tokens = [signed(claims_at(clock.now, jti=str(n))) for n in range(10)]
+    assert len(await asyncio.gather(*map(verifier.verify, tokens))) == 10
+
+
 async def test_flood_of_unknown_kids_does_not_reach_the_database(
     verifier: TokenVerifier, clock: Clock, table: KeyTable
 ) -> None:

@@ -11,11 +11,12 @@ import asyncpg
 import structlog
 import uvicorn
 import uvloop
+from events import pg
 from events.consumer import DDL, Consumer, Handler
 from events.envelope import RecordedEvent
 from events.follower import Follower
 from events.outage import is_outage, until_it_works
-from events.projections import Projections
+from events.projections import Projection, Projections
 from events.store import EventStore
 from litestar import Litestar
 from typing_extensions import TypeVar
@@ -61,7 +62,10 @@ class Runtime(Generic[S]):
         self._failure: BaseException | None = None
         self.stopping = asyncio.Event()
         """Set when the service begins to stop."""
-        self.consume("access", Projections([VerificationKeys()]))
+
+    def project(self, projections: Sequence[Projection] = ()) -> Consumer:
+        """The service's read models, and the keys that every service needs, as its consumer "projections"."""
+        return self.consume("projections", Projections([VerificationKeys(), *projections]))
 
     def consume(self, name: str, handler: Handler) -> Consumer:
         """A consumer of the whole log on the queue `<service>.<name>`: one transaction per batch.
@@ -133,6 +137,8 @@ class Runtime(Generic[S]):
 
     async def start_consumers(self) -> None:
         """Creates the tables of all handlers, so that no request meets a missing one, then starts consuming."""
+        if "projections" not in self._consumers:
+            self.project()
         await until_it_works("create tables", self._create_tables)
         for consumer in self._consumers.values():
             self.spawn(consumer.run(), consumer.name)
@@ -250,6 +256,7 @@ async def _serve(service: str, settings: S, wire: Callable[[Runtime[S]], Awaitab
         timeout=5,
         command_timeout=60,
         server_settings={"application_name": service, "jit": "off"},
+        reset=pg.keep_session,
     )
     await database
     runtime = Runtime(service, settings, database, await EventStore.connect(settings.event_store_url))

@@ -27,6 +27,8 @@ _propagator = TraceContextTextMapPropagator()
 
 _MAX_LINKS = 64
 _ATTEMPTS_BEFORE_PARKING = 3
+_SAVE_AFTER_S = 0.25
+"""How long a position that only other handlers' events have moved may stay unsaved."""
 
 DDL = """
     CREATE TABLE IF NOT EXISTS consumed (
@@ -51,12 +53,15 @@ DDL = """
 class Handler(Protocol):
     """What a consumer does with events: a read model's rows, or a reaction's appends.
 
-    `apply` runs inside the transaction that saves the position. An outage it raises (database, network, timeout)
-    pauses the consumer; any other exception is the event's own fault and, after some attempts, parks its stream.
+    `apply` gets the events of its `types` and runs inside the transaction that saves the position. An outage it raises
+    (database, network, timeout) pauses the consumer; any other exception is the event's own fault and, after some
+    attempts, parks its stream.
     """
 
     @property
     def ddl(self) -> str: ...
+    @property
+    def types(self) -> frozenset[str]: ...
 
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None: ...
 
@@ -78,6 +83,9 @@ class Consumer:
         self._handler = handler
         self._database = database
         self._feed = LogFeed(queue=name, replica=False, store=store, amqp_url=amqp_url, moved_beyond=self._moved_beyond)
+        self._saved = 0
+        """The position in the database. It may trail `position` over events that are none of this handler's."""
+        self._saved_at_s = 0.0
         self._parked_streams: set[str] = set()
         self._advanced = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -114,6 +122,7 @@ class Consumer:
                     await self._apply(chunk)
                 else:
                     await until_it_works(self.name, self._reload)
+            await self._save_position()
         finally:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
@@ -153,6 +162,7 @@ class Consumer:
         """Takes position, epoch and parked streams from the database: another replica may have moved them."""
         row = await self._database.fetchrow("SELECT position, epoch FROM consumed WHERE consumer = $1", self.name)
         assert row is not None
+        self._saved = row["position"]
         self._advance(row["position"])
         if row["epoch"] is not None:
             self._feed.epoch = UUID(int=row["epoch"].int)
@@ -171,30 +181,65 @@ class Consumer:
         following = asyncio.ensure_future(until_it_works(self.name, lambda: self._feed.next(self.position)))
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return following.result() if following.done() else None
+            while True:
+                unsaved = self.position > self._saved
+                done, _ = await asyncio.wait(
+                    {following, stopping},
+                    timeout=_SAVE_AFTER_S if unsaved else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if done:
+                    return following.result() if following.done() else None
+                await until_it_works(self.name, self._save_position)
         finally:
             following.cancel()
             stopping.cancel()
 
     async def _apply(self, chunk: Chunk) -> None:
-        try:
-            await until_it_works(self.name, lambda: self._commit(chunk.events))
-        except Exception as error:
-            log.warning("consumer.one_by_one", consumer=self.name, events=len(chunk.events), error=repr(error))
-            for event in chunk.events:
-                await self._apply_or_park(event)
+        last = chunk.events[-1].position
+        mine = [event for event in chunk.events if event.type in self._handler.types]
+        if not mine or await self._take_effect(mine, last):
+            self._advance(last)
+        if time.monotonic() - self._saved_at_s > _SAVE_AFTER_S:
+            await until_it_works(self.name, self._save_position)
         await self._feed.settle(chunk)
         lag_s = (datetime.now(UTC) - chunk.events[-1].recorded_at).total_seconds()
         metrics.visible_seconds.labels(self.name).observe(max(lag_s, 0.0))
         metrics.consumed.labels(self.name).inc(len(chunk.events))
         metrics.consumer_lag.labels(self.name).set(self.lag)
 
-    async def _apply_or_park(self, event: RecordedEvent) -> None:
+    async def _save_position(self) -> None:
+        """Saves a position that only other handlers' events have moved; gives way where another replica was first."""
+        self._saved_at_s = time.monotonic()
+        if self.position == self._saved:
+            return
+        saved = await self._database.fetchval(
+            "UPDATE consumed SET position = $2, epoch = $3 WHERE consumer = $1 AND position = $4 RETURNING position",
+            self.name,
+            self.position,
+            self._feed.epoch,
+            self._saved,
+        )
+        if saved is None:
+            await self._reload()
+        else:
+            self._saved = saved
+
+    async def _take_effect(self, events: list[RecordedEvent], up_to: int) -> bool:
+        """Applies or parks the events. False: another replica has, and this one now stands where that one does."""
+        try:
+            return await until_it_works(self.name, lambda: self._commit(events, up_to))
+        except Exception as error:
+            log.warning("consumer.one_by_one", consumer=self.name, events=len(events), error=repr(error))
+        for event in events:
+            if not await self._apply_or_park(event):
+                return False
+        return True
+
+    async def _apply_or_park(self, event: RecordedEvent) -> bool:
         for attempt in range(1, _ATTEMPTS_BEFORE_PARKING + 1):
             try:
-                await until_it_works(self.name, lambda: self._commit([event]))
-                return
+                return await until_it_works(self.name, lambda: self._commit([event], event.position))
             except Exception as error:
                 fault = error
                 await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter
@@ -207,12 +252,14 @@ class Consumer:
             exc_info=fault,
         )
         reason = "unknown_contract" if isinstance(fault, UnknownContract) else "failed"
-        await until_it_works(self.name, lambda: self._commit([event], park=(reason, repr(fault))))
+        parked = await until_it_works(
+            self.name, lambda: self._commit([event], event.position, park=(reason, repr(fault)))
+        )
         self._parked_streams.add(event.stream)
+        return parked
 
-    async def _commit(self, events: list[RecordedEvent], park: tuple[str, str] | None = None) -> None:
-        """Effects and position in one transaction; nothing at all where another replica was first."""
-        last = events[-1].position
+    async def _commit(self, events: list[RecordedEvent], up_to: int, park: tuple[str, str] | None = None) -> bool:
+        """Effects and position in one transaction. False, and nothing at all, where another replica was first."""
         with _tracer.start_as_current_span(f"consume {self.name}") as span:
             if span.is_recording():
                 _link(span, events)
@@ -220,16 +267,13 @@ class Consumer:
                 db = cast(asyncpg.Connection, proxy)
                 # The log is the truth: a read model that loses its last commit in a crash loses its position with
                 # it, and applies the same events again. So no wait for the disk.
-                row = await db.fetchrow(
+                position = await db.fetchval(
                     "SELECT position, set_config('synchronous_commit', 'off', true) FROM consumed"
                     " WHERE consumer = $1 FOR UPDATE",
                     self.name,
                 )
-                assert row is not None
-                if row["position"] != events[0].position - 1:
-                    moved = True
-                else:
-                    moved = False
+                ours = bool(position == self._saved)
+                if ours:
                     behind = [event for event in events if event.stream in self._parked_streams]
                     free = [event for event in events if event.stream not in self._parked_streams]
                     if park is not None:
@@ -240,13 +284,16 @@ class Consumer:
                     await db.execute(
                         "UPDATE consumed SET position = $2, epoch = $3 WHERE consumer = $1",
                         self.name,
-                        last,
+                        up_to,
                         self._feed.epoch,
                     )
-        if moved:
-            await self._reload()
+        if ours:
+            self._saved = up_to
+            self._saved_at_s = time.monotonic()
+            self._advance(up_to)
         else:
-            self._advance(last)
+            await self._reload()
+        return ours
 
     async def _park(
         self, db: asyncpg.Connection, events: Sequence[RecordedEvent], reason: str, error: str | None

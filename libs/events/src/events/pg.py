@@ -28,6 +28,11 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
+async def keep_session(_: asyncpg.Connection) -> None:
+    """Pool reset that does nothing. We change no session state outside of transactions, and asyncpg's own reset is
+    a round trip after every single query."""
+
+
 class Session:
     """One dedicated connection, opened when first used and again after it broke.
 

@@ -33,6 +33,7 @@ class Projections:
     def __init__(self, projections: Sequence[Projection]) -> None:
         self._projections = tuple(projections)
         self.ddl = "\n".join(projection.ddl for projection in self._projections)
+        self.types = frozenset().union(*(projection.types for projection in self._projections))
 
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         """Gives each projection the events of its types."""

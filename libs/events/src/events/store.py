@@ -6,6 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
+from events import pg
 from events.coalescer import Coalescer, StreamAppend, encode_request
 from events.envelope import Metadata, RecordedEvent, decode_metadata, with_traceparent
 
@@ -103,6 +104,7 @@ class EventStore:
             timeout=5,
             command_timeout=60,
             server_settings={"application_name": "read"},
+            reset=pg.keep_session,
         )
         await pool
         return cls(pool, Coalescer(url))

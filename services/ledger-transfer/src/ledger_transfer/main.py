@@ -4,7 +4,6 @@ from chassis.app import create_app
 from chassis.cursors import CursorCodec
 from chassis.service import Runtime, run
 from chassis.settings import ServiceSettings
-from events.projections import Projections
 from litestar import Litestar
 
 from ledger_transfer.api import routes
@@ -15,7 +14,7 @@ from ledger_transfer.reactions import Reactions
 
 async def wire(runtime: Runtime) -> Litestar:
     ledger = Ledger(runtime.store)
-    runtime.consume("projections", Projections(PROJECTIONS))
+    runtime.project(PROJECTIONS)
     runtime.consume("reactions", Reactions(ledger))
     cursors = CursorCodec(runtime.settings.cursor_secret)
     return create_app(runtime, routes(ledger, runtime.database, cursors), title="Sangam ledger and transfers")

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 from events.envelope import RecordedEvent
 from events.pg import is_outage
-from events.platform_items import PlatformItems
+from events.platform_items import LINK_CONFIRMED, PlatformItems
 
 from ledger_transfer.facts import MONEY_ITEMS
 from ledger_transfer.ledger import Ledger
@@ -19,6 +19,8 @@ from ledger_transfer.ledger import Ledger
 
 class Reactions:
     """Handler of the consumer `reactions`."""
+
+    types = MONEY_ITEMS | {LINK_CONFIRMED}
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -29,8 +31,7 @@ class Reactions:
         """Posts the items of linked customers: customers side by side, each one's items strictly in order."""
         by_user: dict[UUID, list[RecordedEvent]] = {}
         for user_id, item in await self._items.resolve(db, events):
-            if item.type in MONEY_ITEMS:
-                by_user.setdefault(user_id, []).append(item)
+            by_user.setdefault(user_id, []).append(item)
         outcomes = await asyncio.gather(
             *(self._record(user_id, items) for user_id, items in by_user.items()), return_exceptions=True
         )

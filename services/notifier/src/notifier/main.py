@@ -4,7 +4,6 @@ from chassis.app import create_app
 from chassis.cursors import CursorCodec
 from chassis.service import Runtime, run
 from chassis.settings import ServiceSettings
-from events.projections import Projections
 from litestar import Litestar
 
 from notifier.api import routes
@@ -12,7 +11,7 @@ from notifier.projections import PROJECTIONS
 
 
 async def wire(runtime: Runtime[ServiceSettings]) -> Litestar:
-    runtime.consume("projections", Projections(PROJECTIONS))
+    runtime.project(PROJECTIONS)
     cursors = CursorCodec(runtime.settings.cursor_secret)
     return create_app(runtime, routes(runtime.database, cursors), title="Sangam notifier")
 

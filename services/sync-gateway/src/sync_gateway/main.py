@@ -3,7 +3,6 @@
 from chassis.app import create_app
 from chassis.cursors import CursorCodec
 from chassis.service import Runtime, run
-from events.projections import Projections
 from litestar import Litestar
 
 from sync_gateway.api import routes
@@ -20,7 +19,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     settings = runtime.settings
     origins = frozenset(filter(None, (origin.strip() for origin in settings.allowed_origins.split(","))))
     signatures = FeedSignatures({"bfc": settings.feed_secret_bfc, "vyomo": settings.feed_secret_vyomo})
-    read_model = runtime.consume("projections", Projections(PROJECTIONS))
+    read_model = runtime.project(PROJECTIONS)
     cursors = Cursors(CursorCodec(settings.cursor_secret))
     hub = Hub(cursors)
     runtime.spawn(hub.start(runtime.follow(hub.on_events)), "hub")

@@ -3,7 +3,6 @@
 from chassis.app import create_app
 from chassis.service import Runtime, run
 from chassis.settings import ServiceSettings
-from events.projections import Projections
 from litestar import Litestar
 
 from wealth.api import routes
@@ -11,7 +10,7 @@ from wealth.projections import PROJECTIONS
 
 
 async def wire(runtime: Runtime[ServiceSettings]) -> Litestar:
-    runtime.consume("projections", Projections(PROJECTIONS))
+    runtime.project(PROJECTIONS)
     return create_app(runtime, routes(runtime.database), title="Sangam wealth")
 
 
