@@ -142,6 +142,7 @@ async def test_repeated_reordered_and_foreign_messages(bench: Bench) -> None:
             aio_pika.Message(body, headers={**headers, "first": 31, "last": 32}),
             aio_pika.Message(body, headers={**headers, "first": "31"}),
             aio_pika.Message(body, headers={**headers, "epoch": "yesterday"}),
+            aio_pika.Message(b"[]", headers={"first": 10**15 + 1, "last": 10**15, "epoch": str(epoch)}),
         ):
             await exchange.publish(damaged, "")
         await bench.append(5)
@@ -150,10 +151,20 @@ async def test_repeated_reordered_and_foreign_messages(bench: Bench) -> None:
         dead = await channel.declare_queue("sangam.dead", passive=True)
 
         async def buried() -> bool:
-            return (await dead.declare()).message_count == 5
+            return (await dead.declare()).message_count == 6
 
         await eventually(buried)
     await admin.close()
+
+
+async def test_only_the_relay_may_publish_to_the_log(bench: Bench) -> None:
+    for user in ("ledger_transfer", "identity"):
+        connection = await aio_pika.connect(bench.cell.amqp_url(user))
+        channel = await connection.channel()
+        exchange = await channel.get_exchange(wire.LOG_EXCHANGE, ensure=False)
+        with pytest.raises(aio_pika.exceptions.AMQPError, match="ACCESS_REFUSED"):
+            await exchange.publish(aio_pika.Message(b"[]"), "")
+        await connection.close()
 
 
 async def test_two_replicas_apply_each_event_once(bench: Bench) -> None:

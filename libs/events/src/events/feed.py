@@ -230,9 +230,13 @@ class LogFeed:
                 break
             elif headers.first > next_position or headers.is_heartbeat:
                 # Something before it never came. What did come is applied first.
-                if not events:
-                    return await self._heal(position, min(headers.first - 1, headers.last))
-                break
+                if events:
+                    break
+                if chunk := await self._heal(position, min(headers.first - 1, headers.last)):
+                    return chunk
+                # The relay publishes only what the store holds: this is not from the relay.
+                self._inbox.popleft()
+                await self._bury(delivery.body, delivery.tag, delivery.channel, "beyond the end of the log")
             else:
                 self._inbox.popleft()
                 try:
@@ -247,10 +251,11 @@ class LogFeed:
         assert last is not None
         return Chunk(events, last.tag, last.channel)
 
-    async def _heal(self, position: int, up_to: int) -> Chunk:
+    async def _heal(self, position: int, up_to: int) -> Chunk | None:
+        """What the queue does not have, from the log; None if the log does not have it either."""
         events = await self._store.read_log(position, min(up_to - position, MAX_EVENTS))
         if not events:
-            raise ConnectionError(f"the broker speaks of position {up_to}, the store does not have {position + 1}")
+            return None
         metrics.healed.labels(self._queue).inc(len(events))
         return Chunk(events, None, None)
 
