@@ -1,6 +1,6 @@
 #!/bin/bash
 # mypy --strict over all sources at once, then over each folder of tests: test modules of different folders have the
-# same names, and mypy knows one module of a name.
+# same names, and mypy knows one module of a name. What several folders share is in tests/shared.
 set -euo pipefail
 
 sources=(libs/*/src services/*/src simulators/src deploy/local conftest.py)
@@ -11,10 +11,10 @@ fi
 MYPYPATH=tests/integration .venv/bin/mypy "${sources[@]}"
 
 status=0
-for tests in libs/*/tests services/*/tests simulators/tests tests/integration; do
+for tests in libs/*/tests services/*/tests simulators/tests tests/shared tests/integration; do
   if compgen -G "$tests/*.py" >/dev/null; then
     echo "$tests"
-    MYPYPATH="$tests" .venv/bin/mypy "$tests" || status=1
+    MYPYPATH="$tests:tests/shared" .venv/bin/mypy "$tests" || status=1
   fi
 done
 exit $status

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +19,22 @@ def _tell(sangam: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture
+def quiet_afterwards(sangam: Any) -> Iterator[None]:
+    """The demo leaves a live feed on; other tests share this product."""
+    yield
+    for platform in ("bfc", "vyomo"):
+        request = urllib.request.Request(
+            sangam.url(f"simulator-{platform}") + "/control/live",
+            data=b'{"every_s": 0}',
+            headers={"Content-Type": "application/json"},
+            method="POST",
+        )
+        urllib.request.urlopen(request, timeout=10).close()
+
+
 @pytest.mark.integration
+@pytest.mark.usefixtures("quiet_afterwards")
 def test_the_story_is_told_twice(sangam: Any) -> None:
     first = _tell(sangam)
     assert first.returncode == 0, first.stdout + first.stderr

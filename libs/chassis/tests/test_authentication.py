@@ -126,7 +126,14 @@ async def test_bad_token(address: str) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://attacker.example", "null", "https://app.example.attacker.example", "file://", "http://127.0.0.1"],
+    [
+        "https://attacker.example",
+        "null",
+        "https://app.example.attacker.example",
+        "file://",
+        "http://127.0.0.1",
+        "http://[",
+    ],
 )
 async def test_foreign_origin(address: str, origin: str) -> None:
     protocols = bearer()

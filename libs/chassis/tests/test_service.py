@@ -187,7 +187,7 @@ async def test_not_ready_without_the_broker(cell: "Cell") -> None:
         await sample.until(lambda: sample.logged("service_started"))
 
         async def reasons() -> bool:
-            return (await sample.ready())[1].get("reasons") == [f"{SERVICE}.access is not connected to the broker"]
+            return (await sample.ready())[1].get("reasons") == [f"{SERVICE}.projections is not connected to the broker"]
 
         await sample.until(reasons)
 

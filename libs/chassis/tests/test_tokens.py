@@ -316,6 +316,28 @@ async def test_a_key_that_is_being_loaded_is_waited_for(clock: Clock) -> None:
     assert len(await asyncio.gather(*map(verifier.verify, tokens))) == 10
 
 
+async def test_a_table_that_cannot_be_read_makes_no_key_unknown(
+    verifier: TokenVerifier, clock: Clock, table: KeyTable
+) -> None:
+    """A service that starts while its database is away: 503 for everyone, not 401 for all but the first."""
+    table.down = True
+    for _ in range(5):
+        with pytest.raises(ConnectionRefusedError):
+            await verifier.verify(signed(claims_at(clock.now)))
+    assert table.loads == 1, "nor is the database asked more often"
+    table.down = False
+    await asyncio.sleep(0.3)
+    await verifier.verify(signed(claims_at(clock.now)))
+
+
+async def test_before_any_key_is_known_nothing_is_called_invalid(clock: Clock, table: KeyTable) -> None:
+    """A service that is still reading the log answers 503, not 401: the client need not log in again."""
+    table.active = {}
+    verifier = TokenVerifier(ISSUER, VerificationKeyCache(table.load), clock=clock)
+    with pytest.raises(ConnectionError):
+        await verifier.verify(signed(claims_at(clock.now)))
+
+
 async def test_flood_of_unknown_kids_does_not_reach_the_database(
     verifier: TokenVerifier, clock: Clock, table: KeyTable
 ) -> None:

@@ -249,6 +249,21 @@ async def test_a_restored_store_stops_the_consumer(bench: Bench) -> None:
     assert await bench.seen() == 3
 
 
+async def test_batches_queued_before_a_restore_do_not_stop_the_consumer(bench: Bench) -> None:
+    """They are of another epoch than the store and the consumer, and come up once the consumer starts anew."""
+    admin = await aio_pika.connect(bench.cell.amqp_url())
+    channel = await admin.channel()
+    async with running_relay(bench.cell), running_consumer(bench.consumer()):
+        await bench.append(3)
+        await bench.sees(3)
+        exchange = await channel.get_exchange(wire.LOG_EXCHANGE)
+        body, headers = wire.encode_batch(await bench.store.read_log(0, 3), new_id())
+        await exchange.publish(aio_pika.Message(body, headers={**headers, "first": 4, "last": 6}), "")
+        await bench.append(3)
+        await bench.sees(6)
+    await admin.close()
+
+
 async def test_a_follower_sees_everything_from_its_start_on(bench: Bench) -> None:
     got: list[int] = []
 

@@ -14,7 +14,7 @@ from events.envelope import platform_stream
 from events.store import EventStore
 
 if TYPE_CHECKING:
-    from .conftest import Client, Person, Platform
+    from identity_harness import Client, Person, Platform
 
 pytestmark = pytest.mark.integration
 

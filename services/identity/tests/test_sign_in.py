@@ -16,9 +16,8 @@ from identity.sealing import IdentityKey, SealBroken
 from identity.tokens import RefreshTokens
 
 if TYPE_CHECKING:
+    from identity_harness import Client, Person
     from provision import Cell
-
-    from .conftest import Client, Person
 
 pytestmark = pytest.mark.integration
 

@@ -66,10 +66,10 @@ def posted(direction: Any, amount: int, currency: str = "INR", reference: str | 
     )
 
 
-def deposit_opened(principal: int, currency: str = "INR") -> Event:
+def deposit_opened(principal: int, currency: str = "INR", deposit_id: str = "FD1") -> Event:
     return banking.FixedDepositOpened(
         **item_fields(),
-        deposit_id="FD1",
+        deposit_id=deposit_id,
         account_id="SB1",
         principal_minor=principal,
         currency=currency,
@@ -79,8 +79,8 @@ def deposit_opened(principal: int, currency: str = "INR") -> Event:
     )
 
 
-def deposit_matured(payout: int) -> Event:
-    return banking.FixedDepositMatured(**item_fields(), deposit_id="FD1", account_id="SB1", payout_minor=payout)
+def deposit_matured(payout: int, deposit_id: str = "FD1") -> Event:
+    return banking.FixedDepositMatured(**item_fields(), deposit_id=deposit_id, account_id="SB1", payout_minor=payout)
 
 
 def report(state: LedgerState, *items: Event, own: TransferCompleted | None = None) -> tuple[LedgerState, list[Event]]:
@@ -221,6 +221,30 @@ def test_a_deposit_in_another_currency_than_its_account_stays_empty() -> None:
     state, events = report(LedgerState(), opened(100_00), deposit_opened(80_00, currency="USD"))
     assert [type(event) for event in events] == [AccountOpened, AccountOpened, PostingRejected]
     assert (balance(state, SAVINGS), balance(state, DEPOSIT)) == (100_00, 0)
+
+
+def test_a_payout_without_a_currency_is_not_guessed_where_its_decimals_would_differ() -> None:
+    """It was read as rupees and paise: as yen it would be a hundred times too much."""
+    state, _ = report(LedgerState(), opened(1000, currency="JPY"), deposit_opened(800, currency="JPY"))
+    after, [event] = report(state, deposit_matured(860_00))
+    assert isinstance(event, PostingRejected)
+    assert (balance(after, SAVINGS), balance(after, DEPOSIT)) == (200, 800)
+
+
+def test_a_deposit_id_that_names_another_account_neither_empties_nor_closes_it() -> None:
+    other = msgspec.structs.replace(opened(500_00), account_id="SB2")
+    state, _ = report(LedgerState(), opened(100_00), other)
+    for deposit_id in ("SB2", "SB1"):
+        state, [event] = report(state, deposit_matured(86_00, deposit_id))
+        assert isinstance(event, AccountPosted)
+    assert (balance(state, SAVINGS), balance(state, account_id_of(USER, "bfc", "SB2"))) == (272_00, 500_00)
+    assert {account.status for account in state.accounts.values()} == {"active"}
+
+
+def test_a_deposit_that_names_itself_as_its_account_holds_up_nothing() -> None:
+    state, events = report(LedgerState(), deposit_opened(80_00, deposit_id="SB1"), posted("credit", 90_00))
+    assert [type(event) for event in events] == [AccountOpened, AccountPosted, AccountPosted]
+    assert balance(state, SAVINGS) == 10_00
 
 
 @pytest.mark.parametrize("order", ["abc", "acb", "bac", "bca", "cab", "cba"])

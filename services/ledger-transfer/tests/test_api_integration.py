@@ -330,6 +330,7 @@ async def test_another_customers_objects_do_not_exist(clients: tuple[Client, Cli
         ({"amount": "NaN"}, "invalid_amount"),
         ({"amount": "9" * 30}, "invalid_amount"),
         ({"amount": "9" * 40}, "invalid_request"),
+        ({"amount": "9" * 13, "currency": "KWD"}, "invalid_amount"),
         ({"currency": "XXX"}, "invalid_currency"),
         ({"currency": "rupees"}, "invalid_request"),
         ({"currency": None}, "invalid_request"),

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from events.contracts import banking
 from events.envelope import platform_stream
@@ -92,6 +93,13 @@ async def test_a_bad_item_costs_only_itself(gateway: Gateway, customer_id: str) 
         (good[2]["id"], "accepted", ""),
     ]
     assert await amounts(gateway, customer_id) == [100, 200, 300]
+
+
+async def test_a_number_that_nothing_can_hold_costs_only_its_item(gateway: Gateway, customer_id: str) -> None:
+    good, bad = msgspec.json.encode(posting(1, customer_id)), b'{"id": "x", "data": {"units": 1e999}}'
+    answer = await gateway.push_bytes("bfc", b'{"items": [' + bad + b"," + good + b"]}")
+    assert (answer.status, [item["status"] for item in answer.body["items"]]) == (200, ["rejected", "accepted"])
+    assert await amounts(gateway, customer_id) == [100]
 
 
 async def test_an_id_with_other_content_is_refused(gateway: Gateway, customer_id: str) -> None:

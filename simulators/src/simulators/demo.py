@@ -123,7 +123,7 @@ class Story:
         self._console.print(
             Panel(
                 f"Everything keeps running, with a live item every {LIVE_EVERY_S} s.\n"
-                f"API and documents: {self._settings['ORIGIN_URL']}/docs · stop with `make down`",
+                f"API: {self._settings['ORIGIN_URL']} · what runs: `make status` · stop with `make down`",
                 title="Done",
                 border_style="green",
                 expand=False,

@@ -32,7 +32,8 @@ class Live:
         while True:
             every_s = self._journal.live_every_s()
             try:
-                await asyncio.wait_for(self._changed.wait(), every_s or None)
+                async with asyncio.timeout(every_s or None):
+                    await self._changed.wait()
                 self._changed.clear()
             except TimeoutError:
                 self.emit_once()

@@ -110,6 +110,7 @@ class VerificationKeyCache:
     def __init__(self, load: Callable[[], Awaitable[dict[str, dict[str, str]]]]) -> None:
         self._load = load
         self._keys: dict[str, EllipticCurvePublicKey] = {}
+        self._had_keys = False
         self._loaded_at = float("-inf")
         self._reload: asyncio.Task[None] | None = None
 
@@ -124,11 +125,16 @@ class VerificationKeyCache:
             if age_s > _KEYS_REFRESH_S:
                 self._start_reload()
             return key
-        loading = self._reload is not None and not self._reload.done()
-        if loading or age_s > _KEYS_RELOAD_GAP_S:
-            # A load under way may bring the key: whoever comes meanwhile waits for it, too.
-            # Shielded: the reload serves every waiting request, not only the one that may be cancelled.
-            await asyncio.shield(self._start_reload())
+        if self._reload is None or age_s > _KEYS_RELOAD_GAP_S:
+            self._start_reload()
+        assert self._reload is not None
+        # A load under way may bring the key: whoever comes meanwhile waits for it, too. One that has just failed
+        # fails them all: a table that cannot be read does not make a key unknown.
+        # Shielded: the reload serves every waiting request, not only the one that may be cancelled.
+        await asyncio.shield(self._reload)
+        if not self._had_keys:
+            # A service that has just been born or rebuilt: it cannot tell good tokens from bad ones yet.
+            raise ConnectionError("no verification key has been read from the log yet")
         return self._keys.get(kid)
 
     def is_active(self, kid: str) -> bool:
@@ -147,6 +153,7 @@ class VerificationKeyCache:
         # Counts from the attempt: a database that is down is not asked more often either.
         self._loaded_at = time.monotonic()
         self._keys = {kid: _public_key(jwk) for kid, jwk in (await self._load()).items()}
+        self._had_keys = self._had_keys or bool(self._keys)
 
 
 class TokenVerifier:

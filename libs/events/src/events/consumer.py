@@ -115,7 +115,7 @@ class Consumer:
         try:
             await until_it_works(self.name, self._prepare)
             while not self._stopping.is_set():
-                chunk = await self._next()
+                chunk = await self._next(receiving)
                 if chunk is None:
                     break
                 if chunk.events:
@@ -143,7 +143,8 @@ class Consumer:
                 return False
             advanced = self._advanced
             try:
-                await asyncio.wait_for(advanced.wait(), min(remaining_s, 0.025))
+                async with asyncio.timeout(min(remaining_s, 0.025)):
+                    await advanced.wait()
             except TimeoutError:
                 if await self._saved_position() >= position:
                     return True
@@ -176,18 +177,20 @@ class Consumer:
         saved = await self._database.fetchval("SELECT position FROM consumed WHERE consumer = $1", self.name)
         return saved or 0
 
-    async def _next(self) -> Chunk | None:
-        """The next chunk; None when asked to stop."""
+    async def _next(self, receiving: "asyncio.Task[None]") -> Chunk | None:
+        """The next chunk; None when asked to stop. An error that ended `receiving` is raised."""
         following = asyncio.ensure_future(until_it_works(self.name, lambda: self._feed.next(self.position)))
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             while True:
                 unsaved = self.position > self._saved
                 done, _ = await asyncio.wait(
-                    {following, stopping},
+                    {following, stopping, receiving},
                     timeout=_SAVE_AFTER_S if unsaved else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                if receiving in done:
+                    receiving.result()
                 if done:
                     return following.result() if following.done() else None
                 await until_it_works(self.name, self._save_position)

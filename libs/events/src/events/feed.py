@@ -19,6 +19,7 @@ import structlog
 
 from events import metrics, wire
 from events.envelope import RecordedEvent
+from events.outage import BROKER_ERRORS
 from events.store import EventStore
 
 log = structlog.get_logger(__name__)
@@ -86,6 +87,7 @@ class LogFeed:
     ) -> None:
         self._moved_beyond = moved_beyond
         self._queue = queue
+        self._label = queue.split(".replica.")[0] + ".replica" if replica else queue
         self._replica = replica
         self._store = store
         self._amqp_url = amqp_url
@@ -106,7 +108,7 @@ class LogFeed:
         while True:
             try:
                 await self._receive_on_one_connection()
-            except (OSError, TimeoutError, aiormq.exceptions.AMQPError) as error:
+            except BROKER_ERRORS as error:
                 log.warning("feed.broker_away", queue=self._queue, error=repr(error))
             self.connected = False
             if time.monotonic() - self.heard_at_s < 2:
@@ -147,14 +149,16 @@ class LogFeed:
             # cancelled consumer, the second as silence.
             while not gone.is_set():
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(gone.wait(), 1.0)
+                    # Not asyncio.wait_for: on Python 3.11 a cancellation that meets its timeout is lost.
+                    async with asyncio.timeout(1.0):
+                        await gone.wait()
                 if not underlay.consumers:
                     raise ConnectionError("the consumer was cancelled by the broker")
                 if self._silent() and not self._replica:
                     await queue.bind(wire.LOG_EXCHANGE)
         finally:
             self.connected = False
-            with contextlib.suppress(OSError, TimeoutError, aiormq.exceptions.AMQPError):
+            with contextlib.suppress(*BROKER_ERRORS):
                 await connection.close()
 
     async def _enqueue(self, message: aiormq.abc.DeliveredMessage, channel: aiormq.abc.AbstractChannel) -> None:
@@ -193,7 +197,8 @@ class LogFeed:
                 return chunk
             self._arrived.clear()
             try:
-                await asyncio.wait_for(self._arrived.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._arrived.wait()
             except TimeoutError:
                 if self._silent():
                     # The broker or the relay is down, or this is the standby of a queue that another replica
@@ -216,12 +221,13 @@ class LogFeed:
         while self._inbox:
             delivery = self._inbox[0]
             headers = delivery.headers
-            self._check_epoch(headers.epoch)
+            if not await self._is_of_this_log(delivery):
+                continue
             next_position = position + len(events) + 1
             if headers.last < next_position:
                 # A heartbeat that has nothing new to say, or a batch that was applied before.
                 self._inbox.popleft()
-                metrics.duplicates.labels(self._queue).inc(headers.last - headers.first + 1)
+                metrics.duplicates.labels(self._label).inc(headers.last - headers.first + 1)
                 if not events:
                     await self._ack(delivery.tag, delivery.channel)
                 else:
@@ -256,7 +262,7 @@ class LogFeed:
         events = await self._store.read_log(position, min(up_to - position, MAX_EVENTS))
         if not events:
             return None
-        metrics.healed.labels(self._queue).inc(len(events))
+        metrics.healed.labels(self._label).inc(len(events))
         return Chunk(events, None, None)
 
     async def _from_log(self, position: int) -> Chunk | None:
@@ -270,6 +276,21 @@ class LogFeed:
             self._must_look = False
         return None
 
+    async def _is_of_this_log(self, delivery: _Delivery) -> bool:
+        """Buries a batch of another epoch: one that was queued before the store was restored.
+
+        Raises:
+            EpochChanged: it is the store that has another epoch than this consumer.
+        """
+        if delivery.headers.epoch == self.epoch:
+            return True
+        self._check_epoch((await self._store.head()).epoch)
+        if delivery.headers.epoch == self.epoch:
+            return True
+        self._inbox.popleft()
+        await self._bury(delivery.body, delivery.tag, delivery.channel, f"of log epoch {delivery.headers.epoch}")
+        return False
+
     def _check_epoch(self, actual: UUID) -> None:
         if self.epoch is None:
             self.epoch = actual
@@ -278,5 +299,5 @@ class LogFeed:
 
     async def _ack(self, tag: int, channel: aiormq.abc.AbstractChannel) -> None:
         # A channel that is gone redelivers, and the position tells what is old.
-        with contextlib.suppress(OSError, RuntimeError, aiormq.exceptions.AMQPError):
+        with contextlib.suppress(*BROKER_ERRORS):
             await channel.basic_ack(tag, multiple=True)

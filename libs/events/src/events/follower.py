@@ -1,7 +1,6 @@
 """Replica consumers: every process sees every event, in memory."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import uuid4
 
@@ -33,24 +32,26 @@ class Follower:
         self._store = store
         self._feed = LogFeed(queue=self.name, replica=True, store=store, amqp_url=amqp_url)
 
-    @property
-    def silent_for_s(self) -> float:
-        """Seconds since the relay was last heard."""
-        return time.monotonic() - self._feed.heard_at_s
-
     async def run(self) -> None:
         """Follows the log until cancelled. An exception of `on_events` ends it."""
-        receiving = asyncio.create_task(self._feed.receive(), name=f"{self.name}.receive")
+        tasks = [asyncio.create_task(run(), name=self.name) for run in (self._feed.receive, self._follow)]
         try:
-            head = await until_it_works(self.name, self._store.head)
-            self.position = head.position
-            self._feed.epoch = head.epoch
-            self.started.set()
-            while True:
-                chunk = await until_it_works(self.name, lambda: self._feed.next(self.position))
-                await self._on_events(chunk.events)
-                self.position = chunk.events[-1].position
-                await self._feed.settle(chunk)
+            # Neither ends by itself: the first one done brings its error.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            receiving.cancel()
-            await asyncio.gather(receiving, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        head = await until_it_works(self.name, self._store.head)
+        self.position = head.position
+        self._feed.epoch = head.epoch
+        self.started.set()
+        while True:
+            chunk = await until_it_works(self.name, lambda: self._feed.next(self.position))
+            await self._on_events(chunk.events)
+            self.position = chunk.events[-1].position
+            await self._feed.settle(chunk)

@@ -17,10 +17,18 @@ _MAX_PAUSE_S = 5.0
 
 T = TypeVar("T")
 
+BROKER_ERRORS = (
+    OSError,
+    TimeoutError,
+    aiormq.exceptions.AMQPError,
+    aiormq.exceptions.ChannelInvalidStateError,  # a RuntimeError, raised when the channel is closed under a call
+)
+"""What the broker's client raises when the broker or the connection to it is away."""
+
 
 def is_outage(error: BaseException) -> bool:
     """Whether doing the same again later can succeed, because the fault is not in what was asked."""
-    return pg.is_outage(error) or isinstance(error, aiormq.exceptions.AMQPError)
+    return pg.is_outage(error) or isinstance(error, BROKER_ERRORS)
 
 
 async def until_it_works(who: str, action: Callable[[], Awaitable[T]]) -> T:

@@ -16,6 +16,7 @@ from aiormq import spec
 
 from events import metrics, pg, wire
 from events.envelope import RecordedEvent
+from events.outage import BROKER_ERRORS
 from events.store import recorded
 
 log = structlog.get_logger(__name__)
@@ -95,7 +96,7 @@ class Publisher(ABC):
             started_s = time.monotonic()
             try:
                 await self._run_on_one_connection()
-            except (OSError, TimeoutError, aiormq.exceptions.AMQPError) as error:
+            except BROKER_ERRORS as error:
                 log.warning("relay.broker_away", publisher=self.name, position=self.position, error=repr(error))
             if time.monotonic() - started_s > 5:
                 backoff_s = 0.1

@@ -94,7 +94,8 @@ class Relay:
                 metrics.log_head.set(tail.head)
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), _POLL_S)
+                async with asyncio.timeout(_POLL_S):
+                    await wake.wait()
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

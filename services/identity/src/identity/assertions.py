@@ -120,7 +120,8 @@ class PlatformKeys:
                 return key
             if self._clock() - self._tried_at > REFETCH_GAP_S:
                 await self._fetch()
-            elif self._clock() - self._fetched_at > JWKS_AGE_S_MAX:
+            elif self._tried_at > self._fetched_at:
+                # The look a moment ago failed: the key may well be the platform's.
                 raise PlatformUnavailable(self._platform)
             return self._keys.get(kid)
 

@@ -4,9 +4,10 @@ A platform's fact is always posted, floors and closed accounts notwithstanding. 
 account it is about: then it waits in the stream, and is posted in the same append as the opening.
 """
 
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
+from chassis.money import DECIMALS
 from events.contracts.ledger import (
     AccountClosed,
     AccountOpened,
@@ -32,6 +33,9 @@ from ledger_transfer.state import (
     leg_on,
     opening,
 )
+
+_DECIMALS_UNSAID: Final = DECIMALS["INR"]
+"""What an amount without a currency was read with: in yen it would be a hundred times too much."""
 
 
 def record_fact(
@@ -123,6 +127,8 @@ def _post(decision: Decision, user_id: UUID, movement: Movement) -> None:
             return
     account = accounts[account_id]
     deposit = accounts[needed[0]] if movement.deposit_id is not None else None
+    if deposit is account or (deposit is not None and deposit.kind != "fixed_deposit"):
+        deposit = None  # The bank mixed its ids up: no other account is filled, emptied or closed by that.
     reason = _unpostable(account, deposit, movement)
     if reason is not None:
         decision.record(PostingRejected(account_id=account_id, movement=movement, reason=reason))
@@ -170,6 +176,8 @@ def _unpostable(
     """Why no posting can express the movement, if so. One bad item must not hold up all later ones."""
     if not 0 < movement.amount_minor <= MAX_AMOUNT_MINOR:
         return "amount_out_of_range"
+    if movement.currency is None and DECIMALS.get(account.currency) != _DECIMALS_UNSAID:
+        return "currency_mismatch"
     currencies = {account.currency, movement.currency or account.currency}
     if deposit is not None:
         currencies.add(deposit.currency)

@@ -25,6 +25,7 @@ from ledger_transfer.ledger import Ledger, TransferOutcome, transfer_id_of
 from ledger_transfer.projections import accounts, transactions
 from ledger_transfer.projections.transactions import LATEST, Place, TransactionType
 from ledger_transfer.queries import filter_of, reject_unknown
+from ledger_transfer.state import MAX_AMOUNT_MINOR
 from ledger_transfer.transfers import (
     REFUSAL_DETAILS,
     AccountNotFound,
@@ -305,11 +306,14 @@ def _key(key: str | None) -> str:
 
 
 def _transfer_request(body: TransferBody, transfer_id: UUID) -> TransferRequest:
+    amount_minor = parse_amount(body.amount, body.currency)
+    if amount_minor > MAX_AMOUNT_MINOR:
+        raise invalid_field("amount", "is too large", "invalid_amount")
     return TransferRequest(
         transfer_id=transfer_id,
         from_account_id=body.from_account_id,
         to_account_id=body.to_account_id,
-        amount_minor=parse_amount(body.amount, body.currency),
+        amount_minor=amount_minor,
         currency=body.currency,
         memo=_plain_text("memo", body.memo),
     )

@@ -30,7 +30,7 @@ _SIGNATURE_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
 class Batch(msgspec.Struct, frozen=True):
     """A feed batch. Items are looked at one by one: a bad one must not cost its neighbours."""
 
-    items: Annotated[list[Any], msgspec.Meta(max_length=BATCH_ITEMS_MAX)]
+    items: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=BATCH_ITEMS_MAX)]
 
 
 class BatchResult(msgspec.Struct, frozen=True):
@@ -138,13 +138,21 @@ _batches = msgspec.json.Decoder(Batch)
 
 def _items(body: bytes) -> list[Any]:
     try:
-        return _batches.decode(body).items
+        return [_item(item) for item in _batches.decode(body).items]
     except msgspec.ValidationError as error:
         raise invalid_body(error) from None
     except msgspec.DecodeError:
         raise malformed_json() from None
     except RecursionError:
         raise malformed_json("The body is nested too deeply") from None
+
+
+def _item(item: msgspec.Raw) -> Any:
+    """The item decoded; None, which is no item, where it holds a number that nothing can hold, such as 1e999."""
+    try:
+        return msgspec.json.decode(item)
+    except msgspec.DecodeError:
+        return None
 
 
 def _platform(name: str) -> Platform:

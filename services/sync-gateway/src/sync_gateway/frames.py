@@ -18,6 +18,8 @@ class CloseCode(IntEnum):
     """Why the server closes; `bye` says it in words first. Below 4000: RFC 6455 and its IANA registry."""
 
     UNSUPPORTED_DATA = 1003
+    ABNORMAL = 1006
+    """Never sent: the client is gone."""
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009
     SERVICE_RESTART = 1012

@@ -80,6 +80,9 @@ class Hub:
         self._clients.setdefault(client.user_id, set()).add(client)
         self._empty.clear()
         _CONNECTIONS.inc()
+        if self.draining:
+            # The drain began during its handshake.
+            client.close(CloseCode.SERVICE_RESTART, "service_restart")
 
     def remove(self, client: Client) -> None:
         clients = self._clients[client.user_id]

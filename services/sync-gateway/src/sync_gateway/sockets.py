@@ -162,8 +162,10 @@ class Connection:
             await _say_goodbye(send, *client.closing or (CloseCode.SERVICE_RESTART, ""))
         except (OSError, RuntimeError) as error:
             # The client has left, or the server closed the socket under us (an oversized frame, a missed
-            # heartbeat), which it reports as RuntimeError. The reader hears of it as a disconnect.
+            # heartbeat), which it reports as RuntimeError. The reader hears of it as a disconnect, unless it is in
+            # a replay that waits for room in a queue that nobody empties any more.
             log.debug("websocket_gone", error=repr(error))
+            client.close(CloseCode.ABNORMAL, "gone")
 
     # Reading.
 
