@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from packages import find
@@ -19,6 +20,15 @@ from rabbitmq import Management
 
 _AMQP_PORT = 5672
 _MANAGEMENT_PORT = 15672
+
+
+def without_our_own(environ: Mapping[str, str], local_env: Path) -> dict[str, str]:
+    """The environment less what somebody exported from `local_env`: that names our servers, not theirs."""
+    try:
+        ours = set(local_env.read_text().splitlines())
+    except FileNotFoundError:
+        ours = set()
+    return {name: value for name, value in environ.items() if f"{name}={value}" not in ours}
 
 
 def postgres_url(environ: Mapping[str, str] = os.environ) -> str | None:

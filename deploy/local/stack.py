@@ -35,6 +35,7 @@ from supervisor import Program, Supervisor
 
 _INFRASTRUCTURE_PORTS = ("postgres", "rabbitmq", "management", "distribution", "epmd")
 _LOCK_WAIT_S = 20.0
+_LOCAL_ENV = Path(__file__).parents[2] / ".run" / "local.env"
 _START_TIMEOUT_S = 90.0
 
 
@@ -209,7 +210,7 @@ class Stack:
         passwords = self.credentials.passwords
         broker_passwords = {user: password for user, password in passwords.items() if user != SUPERUSER}
 
-        environ: Mapping[str, str] = os.environ
+        environ: Mapping[str, str] = given.without_our_own(os.environ, _LOCAL_ENV)
         if given.containers_are_wanted():
             self._progress("starting containers")
             self._containers = given.Containers()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import given
 import psutil
 import pytest
 from processes import MARKER, belonging_to
@@ -124,3 +125,13 @@ def test_a_stray_with_the_stacks_mark_is_found_and_ended(tmp_path: Path) -> None
     wait_until(lambda: [process.pid for process in belonging_to(marker)] == [stray.pid])
     assert supervisor.close() == []
     assert stray.wait(timeout=5) == -signal.SIGKILL
+
+
+def test_an_exported_local_env_is_not_taken_for_somebodys_servers(tmp_path: Path) -> None:
+    local_env = tmp_path / "local.env"
+    local_env.write_text("AMQP_URL=amqp://admin:x@127.0.0.1:1/sangam\nDEMO_EMAIL=a@example.com\n")
+    environ = {"AMQP_URL": "amqp://admin:x@127.0.0.1:1/sangam", "PATH": "/bin"}
+    assert given.without_our_own(environ, local_env) == {"PATH": "/bin"}
+    theirs = {"AMQP_URL": "amqp://guest:guest@broker/"}
+    assert given.without_our_own(theirs, local_env) == theirs
+    assert given.without_our_own(theirs, tmp_path / "missing") == theirs

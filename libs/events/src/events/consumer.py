@@ -154,8 +154,7 @@ class Consumer:
         async with self._database.acquire() as db, db.transaction():
             # CREATE TABLE IF NOT EXISTS is not safe against itself.
             await db.execute("SELECT pg_advisory_xact_lock(hashtext('consumer.ddl'))")
-            await db.execute(DDL)
-            await db.execute(self._handler.ddl)
+            await db.execute(DDL + self._handler.ddl)
             await db.execute("INSERT INTO consumed (consumer) VALUES ($1) ON CONFLICT DO NOTHING", self.name)
         await self._reload()
 

@@ -1,0 +1,29 @@
+"""The command's tree: which module gives which command."""
+
+import typer
+
+from events.cli import lag, parked, show, stats, tail, verify
+
+app = typer.Typer(
+    name="sangam",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Look into the event log, prove it, see which consumer is behind and what is parked. Changes nothing.",
+    epilog="Exit codes: 0 all is well · 1 something was found · 2 wrong usage · 3 cannot connect.",
+)
+
+events = typer.Typer(no_args_is_help=True, help="The log itself: follow it, show one event, count, verify the chain.")
+events.command()(tail.tail)
+events.command()(show.show)
+events.command()(stats.stats)
+events.command()(verify.verify)
+app.add_typer(events, name="events")
+
+app.command()(lag.lag)
+
+parked_events = typer.Typer(no_args_is_help=True, help="Events that a consumer could not apply, and those behind them.")
+parked_events.command("list")(parked.list_parked)
+parked_events.command("show")(parked.show_parked)
+app.add_typer(parked_events, name="parked")
