@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import asyncpg
+from chassis.access import VerificationKeys
 from events.contracts import ledger
 from events.envelope import RecordedEvent
-from events.projections import Projections, rebuild
+from events.projections import Projection, Projections, rebuild
 from events.store import EventStore
 from ledger_transfer.projections import PROJECTIONS as LEDGER
 from notifier.projections import PROJECTIONS as NOTIFIER
@@ -18,14 +20,18 @@ from wealth.projections import PROJECTIONS as WEALTH
 if TYPE_CHECKING:
     from provision import Cell
 
-READ_MODELS = {
-    "ledger_transfer": LEDGER,
-    "notifier": NOTIFIER,
-    "search": SEARCH,
-    "sync_gateway": SYNC,
-    "wealth": WEALTH,
+READ_MODELS: dict[str, Sequence[Projection]] = {
+    service: (VerificationKeys(), *projections)
+    for service, projections in {
+        "identity": (),
+        "ledger_transfer": LEDGER,
+        "notifier": NOTIFIER,
+        "search": SEARCH,
+        "sync_gateway": SYNC,
+        "wealth": WEALTH,
+    }.items()
 }
-SERVICES = ("identity", *READ_MODELS)
+SERVICES = tuple(READ_MODELS)
 
 
 async def everything_applied(cell: "Cell", timeout_s: float = 60) -> int:

@@ -208,7 +208,7 @@ async def test_the_chain_covers_every_byte(cell: "Cell") -> None:
                 row["event_id"].bytes,
                 len(kind).to_bytes(4, "big") + kind,
                 row["schema_version"].to_bytes(4, "big"),
-                row["subject"].bytes if row["subject"] else b"",
+                (16).to_bytes(4, "big") + row["subject"].bytes if row["subject"] else bytes(4),
                 len(row["data"]).to_bytes(4, "big") + row["data"],
                 len(row["metadata"]).to_bytes(4, "big") + row["metadata"],
                 micros.to_bytes(8, "big"),

@@ -224,7 +224,7 @@ END $$;
 -- ---------------------------------------------------------------------------------------------
 
 -- What the hash chain covers, named once: the position, then every column of the event, exact bytes.
--- A text or bytea is preceded by its length, so that no two rows have the same encoding.
+-- Whatever has no fixed length is preceded by it, so that no two rows have the same encoding.
 CREATE OR REPLACE FUNCTION store.event_bytes(
     _position bigint, _id bigint, _stream text, _version bigint, _event_id uuid, _type text, _schema_version int,
     _subject uuid, _data bytea, _metadata bytea, _recorded_at timestamptz
@@ -232,7 +232,7 @@ CREATE OR REPLACE FUNCTION store.event_bytes(
     SELECT int8send(_position) || int8send(_id)
         || int4send(octet_length(_stream)) || convert_to(_stream, 'UTF8') || int8send(_version) || uuid_send(_event_id)
         || int4send(octet_length(_type)) || convert_to(_type, 'UTF8') || int4send(_schema_version)
-        || coalesce(uuid_send(_subject), ''::bytea)
+        || CASE WHEN _subject IS NULL THEN int4send(0) ELSE int4send(16) || uuid_send(_subject) END
         || int4send(octet_length(_data)) || _data || int4send(octet_length(_metadata)) || _metadata
         || timestamptz_send(_recorded_at)
 $$;

@@ -35,7 +35,7 @@ def event_bytes(row: asyncpg.Record) -> bytes:
             _INT4.pack(len(event_type)),
             event_type,
             _INT4.pack(row["schema_version"]),
-            row["subject"].bytes if row["subject"] is not None else b"",
+            _INT4.pack(16) + row["subject"].bytes if row["subject"] is not None else _INT4.pack(0),
             _INT4.pack(len(data)),
             data,
             _INT4.pack(len(metadata)),
