@@ -126,7 +126,9 @@ CREATE OR REPLACE FUNCTION store.append(
     _event_offset bigint[],        -- its number within the batch on its stream, from 1
     _event_id uuid[], _type text[], _schema_version int[], _subject uuid[], _data bytea[], _metadata bytea[],
     OUT verdicts text[], OUT versions bigint[]
-) LANGUAGE plpgsql SECURITY DEFINER SET search_path = store, pg_temp AS $$
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = store, pg_temp
+-- Plans are cached per session, and one made while the tables are small would scan them for ever after.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     base     bigint[];
     current  bigint;
