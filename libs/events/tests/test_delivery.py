@@ -14,6 +14,7 @@ from events.envelope import RecordedEvent, new_id
 from events.feed import EpochChanged
 from events.follower import Follower
 from events.projections import Projections, rebuild
+from events.sequencer import Sequencer
 from events.store import EventStore, StreamAppend
 
 if TYPE_CHECKING:
@@ -178,6 +179,52 @@ async def test_two_replicas_apply_each_event_once(bench: Bench) -> None:
         assert await a.wait_for(400, 2)
         assert await b.wait_for(400, 2)
         await bench.equals_rebuild()
+
+
+async def test_two_replicas_without_a_broker_race_for_the_same_events(bench: Bench) -> None:
+    """Both read the log themselves, from the same position, at the same time: only one of them may apply it."""
+    consumers = [bench.consumer() for _ in range(2)]
+    for consumer in consumers:
+        consumer._feed._amqp_url = "amqp://nobody:nothing@127.0.0.1:1/"
+    async with running_relay(bench.cell):
+        await bench.append(400)
+
+        async def sequenced() -> bool:
+            return (await bench.store.head()).position == 400
+
+        await eventually(sequenced)
+        async with running_consumer(consumers[0]), running_consumer(consumers[1]):
+            await bench.sees(400)
+            for consumer in consumers:
+                assert await consumer.wait_for(400, 5)
+    assert await bench.database.fetchval("SELECT count(*) FROM parked") == 0
+    await bench.equals_rebuild()
+
+
+async def test_a_gap_before_a_live_batch_is_read_from_the_log(bench: Bench) -> None:
+    admin = await aio_pika.connect(bench.cell.amqp_url())
+    channel = await admin.channel()
+    relay = await asyncpg.connect(bench.cell.store_url("relay"))
+    sequencer = await Sequencer.take_over(relay)
+    assert sequencer is not None
+    async with running_consumer(bench.consumer()) as consumer:
+
+        async def listens() -> bool:
+            return consumer.connected and not consumer._feed._must_look
+
+        await eventually(listens)
+        await bench.append(10)
+        await sequencer.sequence()
+        log = await bench.store.read_log(0, 10)
+        body, headers = wire.encode_batch(log[5:], (await bench.store.head()).epoch)
+        exchange = await channel.get_exchange(wire.LOG_EXCHANGE)
+        await exchange.publish(aio_pika.Message(body, headers=headers), "")
+        await bench.sees(10)
+    dead = await channel.declare_queue("sangam.dead", passive=True)
+    assert (await dead.declare()).message_count == 0
+    await bench.equals_rebuild()
+    await relay.close()
+    await admin.close()
 
 
 class Poison(Seen):
