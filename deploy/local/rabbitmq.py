@@ -49,8 +49,7 @@ def permissions_of(user: str) -> dict[str, str]:
             "read": r"^sangam\.(log|events|control|unrouted)$",
         }
     own = rf"{user}\..*"
-    # Only identity revokes. Everybody may dead-letter: declaring a queue with a dead-letter exchange needs
-    # `write` on that exchange.
+    # Only identity revokes. Everybody may bury a message that is no batch of the log (events.feed).
     writable = r"sangam\.dead|sangam\.control" if user == "identity" else r"sangam\.dead"
     return {
         "configure": f"^{own}$",

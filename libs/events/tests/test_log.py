@@ -282,6 +282,15 @@ class TestAppend:
         assert (len(await store.read_stream(a)), len(await store.read_stream(b))) == (1, 2)
         await store.close()
 
+    async def test_what_cannot_be_an_append_is_refused(self, cell: "Cell") -> None:
+        store = await EventStore.connect(cell.store_url("ledger_transfer"))
+        stream = f"ledger-{new_id()}"
+        for parts in ([], [StreamAppend(stream, ())], [StreamAppend(stream, (event(),))] * 2):
+            with pytest.raises(ValueError, match="an append"):
+                await store.append(parts, event_id=new_id())
+        assert await store.read_stream(stream) == []
+        await store.close()
+
     async def test_neighbours_in_a_batch_are_settled_each_by_itself(self, cell: "Cell") -> None:
         store = await EventStore.connect(cell.store_url("ledger_transfer"))
         stream, known = f"ledger-{new_id()}", await append_one(store, f"ledger-{new_id()}")

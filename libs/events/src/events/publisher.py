@@ -116,7 +116,7 @@ class Publisher(ABC):
 
     @abstractmethod
     async def _declare(self, channel: aio_pika.abc.AbstractChannel) -> None:
-        """Declares the exchange, so that a broker restored empty is complete again."""
+        """Declares what is published to, so that publishing goes on when the broker comes back empty."""
 
     @abstractmethod
     def _messages(self, events: Sequence[RecordedEvent]) -> list[Message]:

@@ -129,6 +129,7 @@ class EventStore:
         same id and hash writes nothing and is answered as a duplicate, whatever the streams' versions.
 
         Raises:
+            ValueError: there is no event, or a stream is named twice.
             VersionConflict: a stream is not at its expected version.
             EventIdReused: `event_id` was appended with another `request_hash`.
             asyncpg.InsufficientPrivilegeError: a stream's category belongs to another service.
@@ -137,6 +138,8 @@ class EventStore:
         parts = tuple(parts)
         if not any(part.events for part in parts):
             raise ValueError("an append needs at least one event")
+        if len({part.stream for part in parts}) < len(parts):
+            raise ValueError("an append names each stream once")
         rows = encode_request(parts, event_id, request_hash, subject, with_traceparent(metadata))
         verdict = await self._coalescer.submit(event_id, request_hash, rows)
         if verdict.outcome == "reused":
@@ -145,6 +148,7 @@ class EventStore:
             for part, actual in zip(parts, verdict.versions, strict=True):
                 if part.expected is not None and part.expected != actual:
                     raise VersionConflict(part.stream, part.expected, actual or 0)
+            raise AssertionError("a conflict without a stream that conflicts")  # never taken for an append
         versions = {
             part.stream: version for part, version in zip(parts, verdict.versions, strict=True) if version is not None
         }

@@ -1,4 +1,4 @@
-"""The frames of `/ws/sync`, both ways. Pure; `docs/api` calls this the WebSocket protocol."""
+"""The frames of `/ws/sync`, both ways. Pure."""
 
 from collections.abc import Iterable
 from datetime import datetime
