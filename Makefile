@@ -47,6 +47,7 @@ check: $(SYNCED) ## Format, lint, types, import contracts, unit tests. Needs no 
 	.venv/bin/ruff check .
 	@bash deploy/local/check_types.sh
 	.venv/bin/lint-imports
+	@$(PYTHON) -m events.contracts.catalogue
 	.venv/bin/pytest -q -m "not integration and not chaos"
 
 .PHONY: test

@@ -6,6 +6,7 @@ from chassis.service import Runtime, run
 from litestar import Litestar
 
 from sync_gateway.api import routes
+from sync_gateway.event_docs import event_docs_routes
 from sync_gateway.hub import Cursors, Hub
 from sync_gateway.intake import FeedIntake
 from sync_gateway.projections import PROJECTIONS
@@ -36,7 +37,10 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     runtime.spawn(feed.prune_forever(), "prune feed")
     return create_app(
         runtime,
-        routes(runtime.database, FeedIntake(runtime.store), signatures, feed, cursors, sockets),
+        [
+            *routes(runtime.database, FeedIntake(runtime.store), signatures, feed, cursors, sockets),
+            *event_docs_routes(),
+        ],
         title="Sangam sync-gateway",
         allowed_origins=origins,
     )

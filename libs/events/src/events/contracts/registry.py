@@ -1,7 +1,7 @@
 """The registry of event contracts: type name and schema version ↔ struct."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -29,9 +29,13 @@ class UnknownContract(LookupError):
         self.schema_version = schema_version
 
 
+Upcaster = Callable[[Any], Event]
+
 _by_type: dict[tuple[str, int], Contract] = {}
 _by_struct: dict[type[Event], Contract] = {}
 _decoders: dict[tuple[str, int], msgspec.json.Decoder[Event]] = {}
+_upcasters: dict[tuple[str, int], Upcaster] = {}
+"""From a type and its schema version to the payload of the next version."""
 _encoder = msgspec.json.Encoder()
 
 E = TypeVar("E", bound=Event)
@@ -57,6 +61,25 @@ def contract(event_type: str, *, schema_version: int = 1, public: bool = True) -
     return register
 
 
+def upcaster(old: type[E]) -> Callable[[Callable[[E], Event]], Callable[[E], Event]]:
+    """Decorator: registers the pure function from `old` to the next schema version of the same type.
+
+    Whoever decodes a stored event always gets the newest version; the stored bytes stay as they are.
+
+    Raises:
+        ValueError: `old` has an upcaster already.
+    """
+    key = (_by_struct[old].type, _by_struct[old].schema_version)
+
+    def register(function: Callable[[E], Event]) -> Callable[[E], Event]:
+        if key in _upcasters:
+            raise ValueError(f"{key[0]} v{key[1]} has two upcasters")
+        _upcasters[key] = function
+        return function
+
+    return register
+
+
 def contract_of(event: Event | type[Event]) -> Contract:
     """The contract of a payload or of its class."""
     return _by_struct[event if isinstance(event, type) else type(event)]
@@ -65,6 +88,18 @@ def contract_of(event: Event | type[Event]) -> Contract:
 def registered() -> Iterable[Contract]:
     """All contracts, in order of type and version."""
     return [entry for _, entry in sorted(_by_type.items())]
+
+
+def newest(event_type: str) -> Contract:
+    """The contract of the type's highest schema version.
+
+    Raises:
+        KeyError: nothing is registered under that name.
+    """
+    versions = [entry for (name, _), entry in _by_type.items() if name == event_type]
+    if not versions:
+        raise KeyError(event_type)
+    return max(versions, key=lambda entry: entry.schema_version)
 
 
 def is_public(event_type: str, schema_version: int) -> bool:
@@ -79,7 +114,7 @@ def encode(event: Event) -> bytes:
 
 
 def decode(event_type: str, schema_version: int, data: bytes | msgspec.Raw) -> Event:
-    """The payload struct of stored bytes.
+    """The payload of stored bytes, brought to the newest schema version.
 
     Raises:
         UnknownContract: no such type or schema version here.
@@ -88,4 +123,16 @@ def decode(event_type: str, schema_version: int, data: bytes | msgspec.Raw) -> E
     decoder = _decoders.get((event_type, schema_version))
     if decoder is None:
         raise UnknownContract(event_type, schema_version)
-    return decoder.decode(data)
+    payload = decoder.decode(data)
+    while (upcast := _upcasters.get((event_type, schema_version))) is not None:
+        payload = upcast(payload)
+        schema_version += 1
+    return payload
+
+
+def _forget(event_type: str, schema_version: int) -> None:
+    """Takes a contract back out. For tests that register their own."""
+    entry = _by_type.pop((event_type, schema_version))
+    del _by_struct[entry.struct]
+    del _decoders[event_type, schema_version]
+    _upcasters.pop((event_type, schema_version), None)
