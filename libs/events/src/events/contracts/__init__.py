@@ -4,7 +4,7 @@ A contract is registered with its type name and schema version; the registry is 
 decodes payloads everywhere. Amounts are integers in minor units beside an ISO 4217 `currency`.
 """
 
-from events.contracts import banking, customer, identity, ledger, ledger_rules, trading
+from events.contracts import banking, customer, identity, ledger, ledger_rules, trading, wealth
 from events.contracts.registry import (
     Contract,
     Event,
@@ -29,4 +29,5 @@ __all__ = [
     "ledger_rules",
     "registered",
     "trading",
+    "wealth",
 ]
