@@ -18,7 +18,7 @@ DATABASES = (EVENT_STORE, *SERVICES)
 
 WRITERS: dict[str, Sequence[str]] = {
     "identity": ("user", "email_claim", "platform_link", "session", "signing_key"),
-    "sync_gateway": ("bank_customer", "broker_client", "profile", "webhook", "sync_run"),
+    "sync_gateway": ("bank_customer", "broker_client", "profile", "webhook", "sync_run", "conflict_policy"),
     "ledger_transfer": ("ledger",),
     "wealth": ("wealth",),
     "notifier": ("inbox",),

@@ -173,6 +173,21 @@ _PROFILE = {
         "address": {"pin": "560001"},
     },
 }
+for _platform, _stated, _holder in (
+    ("bfc", banking.BalanceStated, "account_id"),
+    ("vyomo", trading.BalanceStated, "wallet_id"),
+):
+    _valid(
+        _platform,  # type: ignore[arg-type]
+        "balance.stated",
+        {_holder: "H-1", "balance": "-12.50", "currency": "INR", "as_of": AT, "through_sequence": 16},
+        _stated,
+        balance_minor=-12_50,
+        currency="INR",
+        as_of=AT_UTC,
+        through_sequence=16,
+        **{_holder: "H-1"},
+    )
 for _platform, _profile in (("bfc", banking.ProfileReported), ("vyomo", trading.ProfileReported)):
     _valid(
         _platform,  # type: ignore[arg-type]

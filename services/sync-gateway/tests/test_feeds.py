@@ -45,7 +45,7 @@ def test_the_table_names_exactly_the_fields_of_the_contracts(platform: Platform)
 
 @pytest.mark.parametrize(("platform", "raw", "event"), VALID, ids=lambda value: str(value)[:60])
 def test_every_required_field_is_required(platform: Platform, raw: dict[str, Any], event: Any) -> None:
-    optional = {"name", "counterparty", "memo", "reference", "realized_pnl"}
+    optional = {"name", "counterparty", "memo", "reference", "realized_pnl", "origin", "through_sequence"}
     if raw["type"] == "fixed_deposit.matured":
         optional.add("currency")
     for name in raw["data"]:

@@ -208,6 +208,7 @@ _PROFILE: Final[Mapping[str, Parser | Amount | Optional]] = {
     "base_version": integer(0),
     "changed_at": instant,
     "fields": profile_fields,
+    "origin": Optional(NAME),
 }
 
 ITEM_TYPES: Final[Mapping[Platform, Mapping[str, ItemType]]] = {
@@ -276,6 +277,16 @@ ITEM_TYPES: Final[Mapping[Platform, Mapping[str, ItemType]]] = {
         "credit.approved": ItemType(
             banking.CreditApproved, {"product": NAME, "amount": Amount(), "currency": CURRENCY}
         ),
+        "balance.stated": ItemType(
+            banking.BalanceStated,
+            {
+                "account_id": identifier,
+                "balance": Amount(zero=True, signed=True),
+                "currency": CURRENCY,
+                "as_of": instant,
+                "through_sequence": Optional(integer(0)),
+            },
+        ),
         "profile.changed": ItemType(banking.ProfileReported, _PROFILE),
     },
     "vyomo": {
@@ -332,6 +343,16 @@ ITEM_TYPES: Final[Mapping[Platform, Mapping[str, ItemType]]] = {
                 "alert_id": identifier,
                 "severity": one_of("critical", "warning", "info"),
                 "message": MEMO,
+            },
+        ),
+        "balance.stated": ItemType(
+            trading.BalanceStated,
+            {
+                "wallet_id": identifier,
+                "balance": Amount(zero=True, signed=True),
+                "currency": CURRENCY,
+                "as_of": instant,
+                "through_sequence": Optional(integer(0)),
             },
         ),
         "profile.changed": ItemType(trading.ProfileReported, _PROFILE),

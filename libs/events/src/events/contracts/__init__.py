@@ -4,7 +4,7 @@ A contract is registered with its type name and schema version; the registry is 
 decodes payloads everywhere. Amounts are integers in minor units beside an ISO 4217 `currency`.
 """
 
-from events.contracts import banking, customer, identity, ledger, ledger_rules, trading, wealth
+from events.contracts import banking, customer, identity, ledger, ledger_rules, sync, trading, wealth
 from events.contracts.registry import (
     Contract,
     Event,
@@ -28,6 +28,7 @@ __all__ = [
     "ledger",
     "ledger_rules",
     "registered",
+    "sync",
     "trading",
     "wealth",
 ]

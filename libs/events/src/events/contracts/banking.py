@@ -107,8 +107,27 @@ class CreditApproved(BankItem, frozen=True, kw_only=True):
     currency: str
 
 
+@contract("banking.balance.stated", public=False)
+class BalanceStated(BankItem, frozen=True, kw_only=True):
+    """What the bank says an account holds: stated to be compared with, it moves nothing."""
+
+    account_id: str
+    balance_minor: int
+    currency: str
+    as_of: datetime
+    through_sequence: int | None = None
+    """The last of the customer's items that the balance contains."""
+
+
 @contract("banking.profile.reported", public=False)
 class ProfileReported(BankItem, frozen=True, kw_only=True):
     base_version: int
+    """The version of the merged profile that the customer saw at the bank when they changed it."""
     changed_at: datetime
     fields: dict[str, Any]
+    """In the clear, as it was before fields were sealed; empty since."""
+    sealed_fields: str | None = None
+    """JSON object of the changed fields, sealed for the platform stream's id (place `profile.fields`)."""
+    field_names: tuple[str, ...] = ()
+    origin: str | None = None
+    """`sangam` where the bank says that it reports back what we told it."""

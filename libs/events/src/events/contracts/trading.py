@@ -74,8 +74,27 @@ class RiskAlerted(BrokerItem, frozen=True, kw_only=True):
     message: str
 
 
+@contract("trading.balance.stated", public=False)
+class BalanceStated(BrokerItem, frozen=True, kw_only=True):
+    """What the broker says a wallet holds: stated to be compared with, it moves nothing."""
+
+    wallet_id: str
+    balance_minor: int
+    currency: str
+    as_of: datetime
+    through_sequence: int | None = None
+    """The last of the client's items that the balance contains."""
+
+
 @contract("trading.profile.reported", public=False)
 class ProfileReported(BrokerItem, frozen=True, kw_only=True):
     base_version: int
+    """The version of the merged profile that the client saw at the broker when they changed it."""
     changed_at: datetime
     fields: dict[str, Any]
+    """In the clear, as it was before fields were sealed; empty since."""
+    sealed_fields: str | None = None
+    """JSON object of the changed fields, sealed for the platform stream's id (place `profile.fields`)."""
+    field_names: tuple[str, ...] = ()
+    origin: str | None = None
+    """`sangam` where the broker says that it reports back what we told it."""
