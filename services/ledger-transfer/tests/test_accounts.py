@@ -21,6 +21,7 @@ from events.contracts.registry import Event
 from ledger_transfer.accounts import record_fact
 from ledger_transfer.facts import fact_of
 from ledger_transfer.state import (
+    Decision,
     LedgerState,
     UnbalancedLegsError,
     account_id_of,
@@ -88,9 +89,10 @@ def report(state: LedgerState, *items: Event, own: TransferCompleted | None = No
     for item in items:
         fact = fact_of(item)
         assert fact is not None
-        decided = record_fact(state, USER, fact, own)
-        events += decided
-        state = fold(decided, state)
+        decision = Decision(state, event_id=uuid4(), now=AT)
+        record_fact(decision, USER, fact, own)
+        events += decision.events
+        state = decision.state
     return state, events
 
 

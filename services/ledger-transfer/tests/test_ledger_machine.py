@@ -5,6 +5,7 @@ from uuid import UUID
 
 from events.contracts.ledger import (
     AccountPosted,
+    AlertRaised,
     Direction,
     Movement,
     Platform,
@@ -20,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from ledger_transfer.accounts import record_fact
 from ledger_transfer.facts import AccountReport
 from ledger_transfer.projections.clearing import totals
-from ledger_transfer.state import LedgerState, account_id_of, evolve, fold
+from ledger_transfer.state import Decision, LedgerState, account_id_of, evolve, fold
 from ledger_transfer.transfers import AccountNotFound, TransferRequest, transfer
 
 USER = UUID(int=7)
@@ -62,7 +63,7 @@ class LedgerMachine(RuleBasedStateMachine):
             opening_balance_minor=opening,
             occurred_at=AT,
         )
-        self.append(record_fact(self.state, USER, report))
+        self.append(self.decided(self.state, report))
 
     @rule(
         platform=PLATFORMS,
@@ -83,12 +84,13 @@ class LedgerMachine(RuleBasedStateMachine):
     ) -> None:
         movement = self.movement(platform, name, direction, amount, currency, deposit)
         before = self.state
-        events = record_fact(before, USER, movement)
+        events = self.decided(before, movement)
         self.append(events)
         account = before.accounts.get(account_id_of(USER, platform, name))
         if account is not None and deposit is None and account.currency == currency:
             # A fact is posted whatever the balance.
-            assert [type(event) for event in events] == [AccountPosted]
+            assert type(events[0]) is AccountPosted
+            assert all(type(event) is AlertRaised for event in events[1:])
             change = amount if direction == "credit" else -amount
             assert self.state.accounts[account.account_id].balance_minor == account.balance_minor + change
 
@@ -103,7 +105,7 @@ class LedgerMachine(RuleBasedStateMachine):
             funding=self.movement("bfc", name, "debit", amount, currency, "FD"),
             occurred_at=AT,
         )
-        self.append(record_fact(self.state, USER, report))
+        self.append(self.decided(self.state, report))
 
     @rule(data=st.data(), amount=AMOUNTS, currency=CURRENCIES)
     def transfer_asked_for(self, data: st.DataObject, amount: int, currency: str) -> None:
@@ -134,6 +136,11 @@ class LedgerMachine(RuleBasedStateMachine):
             if account.balance_minor != before.accounts[account_id].balance_minor
         }
         assert changed == {request.from_account_id, request.to_account_id}
+
+    def decided(self, state: LedgerState, fact: AccountReport | Movement) -> list[Event]:
+        decision = Decision(state, event_id=new_id(), now=AT)
+        record_fact(decision, USER, fact)
+        return decision.events
 
     def movement(
         self,

@@ -12,6 +12,7 @@ from events.contracts.ledger import (
     AccountClosed,
     AccountOpened,
     AccountPosted,
+    AlertRaised,
     Leg,
     Movement,
     PostingDeferred,
@@ -19,14 +20,13 @@ from events.contracts.ledger import (
     TransferCompleted,
     TransferSettled,
 )
-from events.contracts.registry import Event
+from events.envelope import derived_id
 
 from ledger_transfer.facts import AccountReport
 from ledger_transfer.state import (
     MAX_AMOUNT_MINOR,
     Account,
     Decision,
-    LedgerState,
     account_id_of,
     balanced,
     clearing,
@@ -39,16 +39,15 @@ _DECIMALS_UNSAID: Final = DECIMALS["INR"]
 
 
 def record_fact(
-    state: LedgerState,
+    decision: Decision,
     user_id: UUID,
     fact: AccountReport | Movement,
     own_transfer: TransferCompleted | None = None,
-) -> list[Event]:
-    """What a platform's fact does to the customer's accounts.
+) -> None:
+    """Records what a platform's fact does to the customer's accounts.
 
     `own_transfer` is the customer's transfer that the fact's reference names, if it names one.
     """
-    decision = Decision(state)
     if isinstance(fact, AccountReport):
         _open(decision, user_id, fact)
     elif own_transfer is not None and echoes(own_transfer, user_id, fact):
@@ -62,7 +61,6 @@ def record_fact(
         )
     else:
         _post(decision, user_id, fact)
-    return decision.events
 
 
 def echoes(transfer: TransferCompleted, user_id: UUID, movement: Movement) -> bool:
@@ -82,7 +80,10 @@ def echoes(transfer: TransferCompleted, user_id: UUID, movement: Movement) -> bo
 def _open(decision: Decision, user_id: UUID, report: AccountReport) -> None:
     account_id = account_id_of(user_id, report.platform, report.platform_account_id)
     if account_id in decision.state.accounts:
-        return  # Reported again: its balance is known better here.
+        # Reported again: its balance is known better here. But what it took from another account has left that one.
+        if report.funding is not None:
+            _post(decision, user_id, report.funding)
+        return
     waiting = decision.state.waiting.get(account_id)
     opened = Account(
         account_id=account_id,
@@ -134,6 +135,8 @@ def _post(decision: Decision, user_id: UUID, movement: Movement) -> None:
         decision.record(PostingRejected(account_id=account_id, movement=movement, reason=reason))
         return
     legs = _legs(account, deposit, movement)
+    below_floor = account.available_minor + _signed(movement) < account.floor_minor
+    alert_id = derived_id(decision.next_id(), "alert")
     decision.record(
         AccountPosted(
             account_id=account_id,
@@ -145,10 +148,25 @@ def _post(decision: Decision, user_id: UUID, movement: Movement) -> None:
             memo=movement.memo,
             reference=movement.reference,
             item_id=movement.item_id,
-            below_floor=account.available_minor + _signed(movement) < account.floor_minor,
+            below_floor=below_floor,
             occurred_at=movement.occurred_at,
         )
     )
+    if below_floor and movement.direction == "debit":
+        decision.record(
+            AlertRaised(
+                alert_id=alert_id,
+                kind="floor_broken",
+                severity="critical",
+                account_id=account_id,
+                platform=account.platform,
+                currency=account.currency,
+                balance_minor=account.available_minor + _signed(movement),
+                floor_minor=account.floor_minor,
+                detail="The platform reported a debit that took the account below its floor.",
+                raised_at=decision.now,
+            )
+        )
     if deposit is not None and movement.direction == "credit" and deposit.status == "active":
         decision.record(
             AccountClosed(account_id=deposit.account_id, platform=deposit.platform, occurred_at=movement.occurred_at)

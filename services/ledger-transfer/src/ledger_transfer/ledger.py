@@ -1,19 +1,21 @@
 """The ledger as commands and reactions use it: the pure deciders over the customers' streams."""
 
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
 from events.contracts.ledger import Movement, TransferCompleted, TransferRefused
-from events.decisions import Streams
+from events.decisions import Decided, Streams
 from events.envelope import Metadata, RecordedEvent, derived_id
 from events.store import EventStore
 
 from ledger_transfer.accounts import record_fact
+from ledger_transfer.deciding import decide
 from ledger_transfer.facts import AccountReport, fact_of
-from ledger_transfer.state import LedgerState, evolve
+from ledger_transfer.state import Decision, LedgerState, evolve
 from ledger_transfer.transfers import TransferRequest, transfer
 
 CATEGORY = "ledger"
@@ -42,6 +44,34 @@ class Ledger:
         state, _ = await self._streams.load(user_id)
         return state
 
+    async def execute(
+        self,
+        user_id: UUID,
+        step: Callable[[Decision], None],
+        *,
+        event_id: UUID,
+        request_hash: bytes = b"",
+        metadata: Metadata,
+        now: datetime | None = None,
+    ) -> Decided:
+        """Decides what `step` records, with what follows from it, and appends it once per `event_id`.
+
+        `step` may run more than once: on a stale state first, then on the true one.
+
+        Raises:
+            Refusal: as `step` raised it; nothing is recorded.
+            EventIdReused: the id stands for another request.
+        """
+        at = now or datetime.now(UTC)
+        return await self._streams.execute(
+            user_id,
+            lambda state: decide(state, event_id, at, step),
+            event_id=event_id,
+            request_hash=request_hash,
+            subject=user_id,
+            metadata=metadata,
+        )
+
     async def transfer(
         self, user_id: UUID, request: TransferRequest, metadata: Metadata, now: datetime
     ) -> TransferOutcome:
@@ -51,13 +81,13 @@ class Ledger:
             AccountNotFound: an account is unknown or another customer's; nothing is recorded.
             EventIdReused: the transfer id stands for another request.
         """
-        decided = await self._streams.execute(
+        decided = await self.execute(
             user_id,
-            lambda state: transfer(state, request, now),
+            lambda decision: decision.record(*transfer(decision.state, request, now)),
             event_id=request.transfer_id,
             request_hash=request_hash(request),
-            subject=user_id,
             metadata=metadata,
+            now=now,
         )
         event = decided.events[0]
         assert isinstance(event, TransferCompleted | TransferRefused)
@@ -78,12 +108,11 @@ class Ledger:
             return
         own_transfer = await self._own_transfer(user_id, fact)
         platform = fact.platform
-        await self._streams.execute(
+        await self.execute(
             user_id,
-            lambda state: record_fact(state, user_id, fact, own_transfer),
+            lambda decision: record_fact(decision, user_id, fact, own_transfer),
             # The customer is part of the id: a platform account may be linked to another one later.
             event_id=derived_id(item.event_id, REACTIONS, user_id),
-            subject=user_id,
             metadata=Metadata(
                 correlation_id=item.metadata.correlation_id,
                 causation_id=item.event_id,

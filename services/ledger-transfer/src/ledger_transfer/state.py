@@ -1,26 +1,42 @@
 """What a decision about a customer's money needs to know: the fold of their `ledger-<user>` stream."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
 from events.contracts.ledger import (
     AccountClosed,
+    AccountFrozen,
     AccountKind,
     AccountOpened,
     AccountPosted,
+    AccountUnfrozen,
+    FrozenBy,
     Leg,
+    LimitsChanged,
     Movement,
     Platform,
     PostingDeferred,
+    TransferCaptured,
     TransferCompleted,
+    TransferHeld,
+    TransferReversed,
+    TransferVoided,
 )
 from events.contracts.registry import Event
 from events.envelope import derived_id
 
+from ledger_transfer import rulebook
+from ledger_transfer.limits import DEFAULT_LIMITS, UNUSED, Limits, Usage, windows_of
+from ledger_transfer.rulebook import RuleBook
+
 MAX_AMOUNT_MINOR = 10**15
 """The largest single amount, ten lakh crore rupees: 9,000 of them still fit a 64-bit balance."""
+
+STEP_UP_REMEMBERED: Final = timedelta(hours=1)
+"""How long a used step-up token is remembered; it is good for two minutes."""
 
 _HOUSE_PREFIXES = ("clearing:", "opening:")
 
@@ -34,12 +50,29 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     balance_minor: int
     floor_minor: int
-    status: Literal["active", "closed"]
+    status: Literal["active", "frozen", "closed"]
+    held_minor: int = 0
+    """The sum of the holds on it."""
+    frozen_by: FrozenBy | None = None
 
     @property
     def available_minor(self) -> int:
         """What the customer may dispose of, down to the floor."""
-        return self.balance_minor
+        return self.balance_minor - self.held_minor
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """Money of the source account set aside for a transfer."""
+
+    transfer_id: UUID
+    from_account_id: UUID
+    to_account_id: UUID
+    amount_minor: int
+    currency: str
+    memo: str | None
+    held_at: datetime
+    expires_at: datetime
+    bulk_id: UUID | None = None
 
 
 class Waiting(NamedTuple):
@@ -60,14 +93,22 @@ class Waiting(NamedTuple):
 
 
 class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
-    """All accounts of one customer on both platforms, and the movements that wait for an account.
+    """All that is decided together for one customer.
 
-    Grows with the customer's accounts, not with their history: transfers are found by event id in the
-    store, so neither keys nor unsettled transfers are kept here.
+    Grows with the customer's accounts, open holds and rules, not with their history: transfers are found by event id
+    in the store, so neither keys nor unsettled transfers are kept here.
     """
 
     accounts: Mapping[UUID, Account] = {}
     waiting: Mapping[UUID, Waiting] = {}
+    holds: Mapping[UUID, Hold] = {}
+    """By transfer id: those neither captured nor voided."""
+    usage: Mapping[str, Usage] = {}
+    """What of the limits is used, by currency."""
+    limits: Limits = DEFAULT_LIMITS
+    step_ups: Mapping[str, datetime] = {}
+    """The step-up tokens used of late, by their `jti`, and when."""
+    rules: RuleBook = RuleBook()
 
 
 class UnbalancedLegsError(AssertionError):
@@ -121,8 +162,27 @@ def balanced(*legs: Leg) -> tuple[Leg, ...]:
 
 def evolve(state: LedgerState, event: Event) -> LedgerState:
     """The state after one event. Copies at most the customer's handful of accounts."""
+    state = _evolve(state, event)
+    if type(event) in rulebook.EVENTS:
+        return _replace(state, rules=rulebook.evolve(state.rules, event))
+    return state
+
+
+def _evolve(state: LedgerState, event: Event) -> LedgerState:
     match event:
-        case TransferCompleted() | AccountPosted():
+        case TransferCompleted():
+            # Captures used up the limits when they were held; reversals use up none.
+            free = event.held or event.reverses is not None
+            return LedgerState(
+                accounts=_moved(state.accounts, event.legs),
+                waiting=state.waiting,
+                holds=state.holds,
+                usage=state.usage if free else _consumed(state, event.currency, event.amount_minor, event.completed_at),
+                limits=state.limits,
+                step_ups=_stepped_up(state, event.step_up_jti, event.completed_at),
+                rules=state.rules,
+            )
+        case AccountPosted():
             return _replace(state, accounts=_moved(state.accounts, event.legs))
         case AccountOpened():
             account = Account(
@@ -137,15 +197,53 @@ def evolve(state: LedgerState, event: Event) -> LedgerState:
             accounts = _moved({**state.accounts, event.account_id: account}, event.legs)
             # What waited for the account is decided again in the same append as its opening.
             waiting = {key: chain for key, chain in state.waiting.items() if key != event.account_id}
-            return LedgerState(accounts=accounts, waiting=waiting)
+            return _replace(state, accounts=accounts, waiting=waiting)
         case AccountClosed():
-            closed = msgspec.structs.replace(state.accounts[event.account_id], status="closed")
-            return _replace(state, accounts={**state.accounts, event.account_id: closed})
+            return _with_account(state, event.account_id, status="closed")
+        case AccountFrozen():
+            return _with_account(state, event.account_id, status="frozen", frozen_by=event.by)
+        case AccountUnfrozen():
+            return _with_account(state, event.account_id, status="active", frozen_by=None)
         case PostingDeferred():
             chain = Waiting(event.movement, state.waiting.get(event.account_id))
-            return LedgerState(accounts=state.accounts, waiting={**state.waiting, event.account_id: chain})
+            return _replace(state, waiting={**state.waiting, event.account_id: chain})
+        case TransferHeld():
+            hold = Hold(
+                transfer_id=event.transfer_id,
+                from_account_id=event.from_account_id,
+                to_account_id=event.to_account_id,
+                amount_minor=event.amount_minor,
+                currency=event.currency,
+                memo=event.memo,
+                held_at=event.held_at,
+                expires_at=event.expires_at,
+                bulk_id=event.bulk_id,
+            )
+            return _replace(
+                state,
+                accounts=_held(state.accounts, event.from_account_id, event.amount_minor),
+                holds={**state.holds, event.transfer_id: hold},
+                usage=_consumed(state, event.currency, event.amount_minor, event.held_at),
+                step_ups=_stepped_up(state, event.step_up_jti, event.held_at),
+            )
+        case TransferCaptured():
+            return _released(state, event.transfer_id, unused_minor=event.released_minor)
+        case TransferVoided():
+            return _released(state, event.transfer_id, unused_minor=event.amount_minor)
+        case TransferReversed():
+            return _replace(state, usage=_restored(state, event.currency, event.amount_minor, event.consumed_at))
+        case LimitsChanged():
+            return _replace(
+                state,
+                limits=Limits(
+                    daily_minor=event.daily_minor,
+                    weekly_minor=event.weekly_minor,
+                    monthly_minor=event.monthly_minor,
+                ),
+                step_ups=_stepped_up(state, event.step_up_jti, event.changed_at),
+            )
         case _:
-            # Refusals, settlements and rejections leave every balance as it is.
+            # Refusals, settlements, rejections and alerts leave everything as it is.
             return state
 
 
@@ -157,19 +255,71 @@ def fold(events: Sequence[Event], state: LedgerState = LedgerState()) -> LedgerS
 
 
 class Decision:
-    """The events decided so far and the state after them: a later step sees what earlier ones did."""
+    """The events decided so far and the state after them: a later step sees what earlier ones did.
 
-    def __init__(self, state: LedgerState) -> None:
-        self.state = state
+    Args:
+        event_id: of the append: its first event gets this id, later ones follow from it.
+        beforehand: events that count as having happened before, and are appended behind the others.
+    """
+
+    def __init__(self, state: LedgerState, *, event_id: UUID, now: datetime, beforehand: Sequence[Event] = ()) -> None:
+        self.beforehand = tuple(beforehand)
+        self.state = fold(self.beforehand, state)
         self.events: list[Event] = []
+        self.event_id = event_id
+        self.now = now
 
-    def record(self, event: Event) -> None:
-        self.events.append(event)
-        self.state = evolve(self.state, event)
+    def record(self, *events: Event) -> None:
+        """Adds the events."""
+        for event in events:
+            self.events.append(event)
+            self.state = evolve(self.state, event)
+
+    def next_id(self) -> UUID:
+        """The id that the next recorded event will have in the store."""
+        return derived_id(self.event_id, len(self.events)) if self.events else self.event_id
 
 
-def _replace(state: LedgerState, *, accounts: Mapping[UUID, Account]) -> LedgerState:
-    return LedgerState(accounts=accounts, waiting=state.waiting)
+def _replace(state: LedgerState, **changes: Any) -> LedgerState:
+    return msgspec.structs.replace(state, **changes)
+
+
+def _with_account(state: LedgerState, account_id: UUID, **changes: Any) -> LedgerState:
+    changed = msgspec.structs.replace(state.accounts[account_id], **changes)
+    return _replace(state, accounts={**state.accounts, account_id: changed})
+
+
+def _held(accounts: Mapping[UUID, Account], account_id: UUID, amount_minor: int) -> Mapping[UUID, Account]:
+    account = accounts[account_id]
+    return {**accounts, account_id: msgspec.structs.replace(account, held_minor=account.held_minor + amount_minor)}
+
+
+def _released(state: LedgerState, transfer_id: UUID, *, unused_minor: int) -> LedgerState:
+    """Without the hold; what it did not move is given back to the limits."""
+    hold = state.holds[transfer_id]
+    return _replace(
+        state,
+        accounts=_held(state.accounts, hold.from_account_id, -hold.amount_minor),
+        holds={key: other for key, other in state.holds.items() if key != transfer_id},
+        usage=_restored(state, hold.currency, unused_minor, hold.held_at) if unused_minor else state.usage,
+    )
+
+
+def _consumed(state: LedgerState, currency: str, amount_minor: int, at: datetime) -> Mapping[str, Usage]:
+    usage = state.usage.get(currency, UNUSED).consumed(amount_minor, windows_of(at))
+    return {**state.usage, currency: usage}
+
+
+def _restored(state: LedgerState, currency: str, amount_minor: int, consumed_at: datetime) -> Mapping[str, Usage]:
+    usage = state.usage.get(currency, UNUSED).restored(amount_minor, windows_of(consumed_at))
+    return {**state.usage, currency: usage}
+
+
+def _stepped_up(state: LedgerState, jti: str | None, at: datetime) -> Mapping[str, datetime]:
+    if jti is None:
+        return state.step_ups
+    remembered = {key: used_at for key, used_at in state.step_ups.items() if at - used_at < STEP_UP_REMEMBERED}
+    return {**remembered, jti: at}
 
 
 def _moved(accounts: Mapping[UUID, Account], legs: Sequence[Leg]) -> Mapping[UUID, Account]:

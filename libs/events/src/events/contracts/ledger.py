@@ -4,6 +4,10 @@ Each money event carries balanced legs (Σ amount_minor = 0 per currency) and th
 A leg's account is one of the customer's account ids, or `clearing:<platform>` / `opening:<platform>`:
 the other side of what a platform reports, whose balance is a sum computed by a projection.
 
+Money moves in `account.opened`, `account.posted` and `transfer.completed` alone. A captured hold and a reversal append a
+`transfer.completed` each; `transfer.captured` and `transfer.reversed` beside it only tell what became of the first one.
+A hold (`transfer.held`) moves nothing: it lowers `available` until it is captured, voided or expires.
+
 A fixed deposit is an account of kind `fixed_deposit` (platform account id = deposit id): the money moves
 from the savings account into it when it is opened and back when it matures, which closes it. Its balance
 is the principal; `banking.fixed_deposit.*` only adds the terms (rate, dates).
@@ -21,6 +25,9 @@ AccountKind = Literal["savings", "current", "fixed_deposit", "trading_wallet"]
 Platform = Literal["bfc", "vyomo"]
 Direction = Literal["credit", "debit"]
 MovementType = Literal["transaction", "trade", "wallet_movement", "fixed_deposit"]
+LimitWindow = Literal["daily", "weekly", "monthly"]
+AlertKind = Literal["floor_broken", "self_check_failed", "reconciliation_break"]
+FrozenBy = Literal["customer", "ops"]
 
 
 class Leg(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +136,16 @@ class TransferCompleted(Event, frozen=True, kw_only=True):
     legs: tuple[Leg, ...]
     """First the debit, then the credit."""
     completed_at: datetime
+    rule_id: UUID | None = None
+    """The auto-replenish rule that fired it; None: the customer asked for it."""
+    held: bool = False
+    """The capture of a hold: it used up the limits when it was held."""
+    reverses: UUID | None = None
+    """The transfer that this one takes back. It uses up no limit."""
+    bulk_id: UUID | None = None
+    """The bulk request that it was a part of."""
+    step_up_jti: str | None = None
+    """The step-up token that allowed it: good for one event of this stream."""
 
 
 @contract("ledger.transfer.refused")
@@ -145,6 +162,11 @@ class TransferRefused(Event, frozen=True, kw_only=True):
     available_minor: int | None = None
     """What was there to spend, in the transfer's currency; set with `insufficient_funds`."""
     refused_at: datetime
+    window: LimitWindow | None = None
+    """The narrowest window that has too little left; set with `limit_exceeded`."""
+    remaining_minor: int | None = None
+    """What is left of that window's limit."""
+    bulk_id: UUID | None = None
 
 
 @contract("ledger.transfer.settled")
@@ -155,3 +177,130 @@ class TransferSettled(Event, frozen=True, kw_only=True):
     platform: Platform
     item_id: str
     occurred_at: datetime
+
+
+@contract("ledger.transfer.held")
+class TransferHeld(Event, frozen=True, kw_only=True):
+    """Money set aside for a transfer that is yet to be captured: `available` is lower, the balance is not."""
+
+    transfer_id: UUID
+    from_account_id: UUID
+    to_account_id: UUID
+    amount_minor: int
+    currency: str
+    memo: str | None = None
+    held_at: datetime
+    expires_at: datetime
+    """From then on it holds nothing, whether or not its `transfer.voided` is in the stream yet."""
+    bulk_id: UUID | None = None
+    step_up_jti: str | None = None
+
+
+@contract("ledger.transfer.captured")
+class TransferCaptured(Event, frozen=True, kw_only=True):
+    """A hold ended in a transfer, whose `transfer.completed` follows in the same append under the same transfer id."""
+
+    transfer_id: UUID
+    from_account_id: UUID
+    to_account_id: UUID
+    amount_minor: int
+    """What was transferred: at most what was held."""
+    released_minor: int
+    """The rest of the hold: available again, and given back to the limits."""
+    currency: str
+    held_at: datetime
+    captured_at: datetime
+
+
+@contract("ledger.transfer.voided")
+class TransferVoided(Event, frozen=True, kw_only=True):
+    """A hold ended and moved nothing: its amount is available again, and given back to the limits."""
+
+    transfer_id: UUID
+    from_account_id: UUID
+    to_account_id: UUID
+    amount_minor: int
+    currency: str
+    reason: Literal["voided", "expired"]
+    held_at: datetime
+    voided_at: datetime
+
+
+@contract("ledger.transfer.reversed")
+class TransferReversed(Event, frozen=True, kw_only=True):
+    """A completed transfer was taken back by a correcting one, and what it used of the limits was given back."""
+
+    transfer_id: UUID
+    """The transfer that was taken back."""
+    reversal_id: UUID
+    """The correcting transfer."""
+    from_account_id: UUID
+    to_account_id: UUID
+    amount_minor: int
+    currency: str
+    consumed_at: datetime
+    """When the limits were used: only the windows of that time get something back."""
+    reversed_at: datetime
+
+
+@contract("ledger.limits.changed")
+class LimitsChanged(Event, frozen=True, kw_only=True):
+    """How much the customer's transfers, holds and rules may move per day, week and month in India."""
+
+    daily_minor: int
+    weekly_minor: int
+    monthly_minor: int
+    currency: str = "INR"
+    step_up_jti: str | None = None
+    """The step-up token that allowed a raise."""
+    changed_at: datetime
+
+
+@contract("ledger.account.frozen")
+class AccountFrozen(Event, frozen=True, kw_only=True):
+    """Commands are refused; what the platform reports is still posted."""
+
+    account_id: UUID
+    platform: Platform
+    by: FrozenBy
+    """What operations froze, the customer cannot unfreeze."""
+    frozen_at: datetime
+
+
+@contract("ledger.account.unfrozen")
+class AccountUnfrozen(Event, frozen=True, kw_only=True):
+    account_id: UUID
+    platform: Platform
+    by: FrozenBy
+    unfrozen_at: datetime
+
+
+@contract("ledger.alert.raised")
+class AlertRaised(Event, frozen=True, kw_only=True):
+    """Something is wrong with money. A customer's is in their own stream; `self_check_failed` is nobody's, and is
+    in the stream `ledger-00000000-0000-0000-0000-000000000000` without a subject."""
+
+    alert_id: UUID
+    kind: AlertKind
+    severity: Literal["critical", "warning"]
+    account_id: UUID | None = None
+    platform: Platform | None = None
+    currency: str | None = None
+    balance_minor: int | None = None
+    """Our balance of the account; its available balance where a floor was broken."""
+    floor_minor: int | None = None
+    stated_minor: int | None = None
+    """What the platform says the balance is."""
+    difference_minor: int | None = None
+    detail: str
+    """One sentence without names or numbers of accounts."""
+    raised_at: datetime
+
+
+@contract("ledger.sync.requested")
+class SyncRequested(Event, frozen=True, kw_only=True):
+    """The customer asks for anything missing: the gateway pulls from the platforms in a run of the same id."""
+
+    sync_id: UUID
+    platforms: tuple[Platform, ...]
+    requested_at: datetime

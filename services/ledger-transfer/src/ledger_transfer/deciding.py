@@ -1,0 +1,25 @@
+"""The one way every decision on a customer's ledger is made. Pure."""
+
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+from events.contracts.registry import Event
+
+from ledger_transfer import replenish
+from ledger_transfer.holds import lapsed
+from ledger_transfer.state import Decision, LedgerState
+
+
+def decide(state: LedgerState, event_id: UUID, now: datetime, step: Callable[[Decision], None]) -> list[Event]:
+    """The events of one append: what `step` records, what the rules make of it, and the holds that have expired.
+
+    Holds that have expired count as voided already, and their voiding is recorded with what was decided on it:
+    another replica, whose clock is behind, cannot capture one of them any more.
+    """
+    decision = Decision(state, event_id=event_id, now=now, beforehand=lapsed(state, now))
+    step(decision)
+    if not decision.events:
+        return []
+    replenish.consequences(decision)
+    return [*decision.events, *decision.beforehand]
