@@ -11,6 +11,7 @@ from events.contracts.ledger import (
     AccountClosed,
     AccountOpened,
     AccountPosted,
+    AlertRaised,
     Leg,
     PostingDeferred,
     PostingRejected,
@@ -149,10 +150,16 @@ def test_a_movement_is_posted_against_the_clearing_account(direction: str, expec
 
 def test_a_fact_below_the_floor_is_posted_and_marked() -> None:
     state, _ = report(LedgerState(), opened(50_00))
-    after, [event] = report(state, posted("debit", 80_00))
+    after, [event, alert] = report(state, posted("debit", 80_00))
     assert isinstance(event, AccountPosted)
     assert event.below_floor
     assert balance(after, SAVINGS) == -30_00
+    assert isinstance(alert, AlertRaised)
+    assert (alert.kind, alert.severity, alert.account_id) == ("floor_broken", "critical", SAVINGS)
+    assert (alert.balance_minor, alert.floor_minor, alert.currency) == (-30_00, 0, "INR")
+    # A credit that leaves it below is no news, and no alarm.
+    _, events = report(after, posted("credit", 1_00))
+    assert [type(event) for event in events] == [AccountPosted]
 
 
 def test_a_movement_before_its_account_waits_and_is_posted_with_the_opening() -> None:
@@ -170,9 +177,10 @@ def test_a_movement_before_its_account_waits_and_is_posted_with_the_opening() ->
 def test_a_hundred_thousand_movements_may_wait() -> None:
     fact = fact_of(posted("credit", 1))
     assert fact is not None
-    state = LedgerState()
+    decision = Decision(LedgerState(), event_id=uuid4(), now=AT)
     for _ in range(100_000):
-        state = fold(record_fact(state, USER, fact), state)
+        record_fact(decision, USER, fact)
+    state = decision.state
     after, events = report(state, opened(0))
     assert len(events) == 100_001
     assert balance(after, SAVINGS) == 100_000
@@ -245,7 +253,7 @@ def test_a_deposit_id_that_names_another_account_neither_empties_nor_closes_it()
 
 def test_a_deposit_that_names_itself_as_its_account_holds_up_nothing() -> None:
     state, events = report(LedgerState(), deposit_opened(80_00, deposit_id="SB1"), posted("credit", 90_00))
-    assert [type(event) for event in events] == [AccountOpened, AccountPosted, AccountPosted]
+    assert [type(event) for event in events] == [AccountOpened, AccountPosted, AlertRaised, AccountPosted]
     assert balance(state, SAVINGS) == 10_00
 
 

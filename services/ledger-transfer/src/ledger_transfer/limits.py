@@ -95,7 +95,7 @@ UNUSED: Final = Usage(Windows(0, 0, 0), 0, 0, 0)
 
 
 class Standing(NamedTuple):
-    """One window as it is now. `remaining_minor` is never negative: a limit may have been lowered below what is used."""
+    """One window as it is now. `remaining_minor` is never negative, even where the limit was lowered."""
 
     window: LimitWindow
     limit_minor: int

@@ -4,8 +4,8 @@ Each money event carries balanced legs (Σ amount_minor = 0 per currency) and th
 A leg's account is one of the customer's account ids, or `clearing:<platform>` / `opening:<platform>`:
 the other side of what a platform reports, whose balance is a sum computed by a projection.
 
-Money moves in `account.opened`, `account.posted` and `transfer.completed` alone. A captured hold and a reversal append a
-`transfer.completed` each; `transfer.captured` and `transfer.reversed` beside it only tell what became of the first one.
+Money moves in `account.opened`, `account.posted` and `transfer.completed` alone. A captured hold and a reversal append
+a `transfer.completed` each; `transfer.captured` and `transfer.reversed` tell what became of the first one.
 A hold (`transfer.held`) moves nothing: it lowers `available` until it is captured, voided or expires.
 
 A fixed deposit is an account of kind `fixed_deposit` (platform account id = deposit id): the money moves
