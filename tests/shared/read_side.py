@@ -32,6 +32,7 @@ PUBLISHERS = {
     "session": "identity",
     "bank_customer": "sync_gateway",
     "broker_client": "sync_gateway",
+    "inbox": "notifier",
 }
 
 
