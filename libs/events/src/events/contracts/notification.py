@@ -143,5 +143,6 @@ class PreferenceChanged(Event, frozen=True, kw_only=True):
     timezone: str = "Asia/Kolkata"
     quiet_hours: tuple[QuietHours, ...] = ()
     channels: Channels = Channels()
-    categories: dict[Category, CategoryPreference] = msgspec.field(default_factory=dict)
+    categories: dict[str, CategoryPreference] = msgspec.field(default_factory=dict)
+    """By category."""
     language: Language = "en-IN"
