@@ -123,7 +123,7 @@ def schedules(draw: Any) -> Scheduled:
     return Scheduled(every=every, on=on, at=at, timezone=zone)
 
 
-INSTANTS = st.datetimes(datetime(2010, 1, 1), datetime(2032, 1, 1), timezones=st.just(UTC))
+INSTANTS = st.datetimes(datetime(2010, 1, 1), datetime(2032, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds are naive
 
 
 @given(schedules(), INSTANTS)
@@ -138,7 +138,7 @@ def test_the_next_is_later_at_the_right_time_and_none_lies_between(schedule: Sch
     assert found - after <= timedelta(days=longest, hours=2)
     if schedule.every == "month" and schedule.timezone in ("Asia/Kolkata", "UTC"):
         assert schedule.on is not None
-        assert local.day == schedule.on or (local.date() + timedelta(days=1)).day == 1 and local.day < schedule.on
+        assert local.day == schedule.on or ((local.date() + timedelta(days=1)).day == 1 and local.day < schedule.on)
 
 
 @given(schedules(), INSTANTS, st.integers(1, 40))

@@ -186,13 +186,13 @@ class RuleRefused(Event, frozen=True, kw_only=True):
 
 @contract("ledger.rule.skipped")
 class RuleSkipped(Event, frozen=True, kw_only=True):
-    """The rule came due by the calendar and there was nothing to move."""
+    """The rule came due by the calendar, or looked again after a refusal, and there was nothing to move."""
 
     rule_id: UUID
     version: int
     name: str
     occurrence: str
-    reason: Literal["target_reached"]
+    reason: Literal["target_reached", "above_threshold"]
     due_at: datetime | None = None
     missed: int = 0
     skipped_at: datetime
