@@ -13,11 +13,12 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from events import metrics
+from events import metrics, parking
 from events.contracts import UnknownContract
 from events.envelope import RecordedEvent
 from events.feed import Chunk, LogFeed
-from events.outage import until_it_works
+from events.outage import is_outage, until_it_works
+from events.parking import Fault, Parking
 from events.store import EventStore
 
 log = structlog.get_logger(__name__)
@@ -26,28 +27,30 @@ _tracer = trace.get_tracer("events.consumer")
 _propagator = TraceContextTextMapPropagator()
 
 _MAX_LINKS = 64
-_ATTEMPTS_BEFORE_PARKING = 3
+_ATTEMPTS_BEFORE_PARKING = 4
+_FIRST_PAUSE_S = 0.1
+"""Before the second attempt at an event of its own fault; doubled for each further one, with jitter."""
+_LOOK_AFTER_PARKED_S = 1.0
+_RETRIED_AT_ONCE = 500
 _SAVE_AFTER_S = 0.25
 """How long a position that only other handlers' events have moved may stay unsaved."""
 
-DDL = """
+DDL = (
+    """
     CREATE TABLE IF NOT EXISTS consumed (
         consumer text PRIMARY KEY,
         position bigint NOT NULL DEFAULT 0,
-        epoch uuid
+        epoch uuid,
+        parkings bigint NOT NULL DEFAULT 0
     );
-    CREATE TABLE IF NOT EXISTS parked (
-        consumer text NOT NULL,
-        position bigint NOT NULL,
-        stream text NOT NULL,
-        event_id uuid NOT NULL,
-        type text NOT NULL,
-        reason text NOT NULL,
-        error text,
-        parked_at timestamptz NOT NULL DEFAULT now(),
-        PRIMARY KEY (consumer, position)
-    );
+    DO $$ BEGIN
+        IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'consumed'::regclass AND attname = 'parkings') THEN
+            ALTER TABLE consumed ADD COLUMN IF NOT EXISTS parkings bigint NOT NULL DEFAULT 0;
+        END IF;
+    END $$;
 """
+    + parking.DDL
+)
 
 
 class Handler(Protocol):
@@ -72,21 +75,32 @@ class Consumer:
     Args:
         name: `<service>.<consumer>`, also its queue's name.
         database: the service's own database, where effects and position live.
+        attempts: how often an event is tried that fails for a reason of its own, before it is parked.
     """
 
     def __init__(
-        self, *, name: str, handler: Handler, database: asyncpg.Pool, store: EventStore, amqp_url: str
+        self,
+        *,
+        name: str,
+        handler: Handler,
+        database: asyncpg.Pool,
+        store: EventStore,
+        amqp_url: str,
+        attempts: int = _ATTEMPTS_BEFORE_PARKING,
     ) -> None:
         self.name = name
         self.position = 0
         """The last position this process knows to be applied."""
         self._handler = handler
+        self._store = store
+        self._attempts = attempts
         self._database = database
         self._feed = LogFeed(queue=name, replica=False, store=store, amqp_url=amqp_url, moved_beyond=self._moved_beyond)
         self._saved = 0
         """The position in the database. It may trail `position` over events that are none of this handler's."""
         self._saved_at_s = 0.0
-        self._parked_streams: set[str] = set()
+        self._parking = Parking(name)
+        self._looked_at_s = 0.0
         self._advanced = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -114,6 +128,7 @@ class Consumer:
         receiving = asyncio.create_task(self._feed.receive(), name=f"{self.name}.receive")
         try:
             await until_it_works(self.name, self._prepare)
+            await self._look_after_parked()
             while not self._stopping.is_set():
                 chunk = await self._next(receiving)
                 if chunk is None:
@@ -156,18 +171,20 @@ class Consumer:
             await db.execute("SELECT pg_advisory_xact_lock(hashtext('consumer.ddl'))")
             await db.execute(DDL + self._handler.ddl)
             await db.execute("INSERT INTO consumed (consumer) VALUES ($1) ON CONFLICT DO NOTHING", self.name)
+            await self._parking.ask_for_unknown(cast(asyncpg.Connection, db))
         await self._reload()
 
     async def _reload(self) -> None:
         """Takes position, epoch and parked streams from the database: another replica may have moved them."""
-        row = await self._database.fetchrow("SELECT position, epoch FROM consumed WHERE consumer = $1", self.name)
+        row = await self._database.fetchrow(
+            "SELECT position, epoch, parkings FROM consumed WHERE consumer = $1", self.name
+        )
         assert row is not None
         self._saved = row["position"]
         self._advance(row["position"])
         if row["epoch"] is not None:
             self._feed.epoch = UUID(int=row["epoch"].int)
-        parked = await self._database.fetch("SELECT DISTINCT stream FROM parked WHERE consumer = $1", self.name)
-        self._parked_streams = {row["stream"] for row in parked}
+        await self._parking.load(self._database, row["parkings"])
 
     async def _moved_beyond(self, position: int) -> bool:
         return (await self._saved_position()) > position
@@ -185,14 +202,16 @@ class Consumer:
                 unsaved = self.position > self._saved
                 done, _ = await asyncio.wait(
                     {following, stopping, receiving},
-                    timeout=_SAVE_AFTER_S if unsaved else None,
+                    timeout=_SAVE_AFTER_S if unsaved else _LOOK_AFTER_PARKED_S,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if receiving in done:
                     receiving.result()
                 if done:
                     return following.result() if following.done() else None
-                await until_it_works(self.name, self._save_position)
+                if unsaved:
+                    await until_it_works(self.name, self._save_position)
+                await self._look_after_parked()
         finally:
             following.cancel()
             stopping.cancel()
@@ -204,6 +223,7 @@ class Consumer:
             self._advance(last)
         if time.monotonic() - self._saved_at_s > _SAVE_AFTER_S:
             await until_it_works(self.name, self._save_position)
+        await self._look_after_parked()
         await self._feed.settle(chunk)
         lag_s = (datetime.now(UTC) - chunk.events[-1].recorded_at).total_seconds()
         metrics.visible_seconds.labels(self.name).observe(max(lag_s, 0.0))
@@ -228,86 +248,147 @@ class Consumer:
             self._saved = saved
 
     async def _take_effect(self, events: list[RecordedEvent], up_to: int) -> bool:
-        """Applies or parks the events. False: another replica has, and this one now stands where that one does."""
+        """Applies or parks the events. False: another replica has, and this one now stands where that one does.
+
+        A fault among many is found by halves: whatever is before it takes effect first.
+        """
         try:
             return await until_it_works(self.name, lambda: self._commit(events, up_to))
         except Exception as error:
-            log.warning("consumer.one_by_one", consumer=self.name, events=len(events), error=repr(error))
-        for event in events:
-            if not await self._apply_or_park(event):
-                return False
-        return True
+            if len(events) == 1:
+                return await self._try_again_or_park(events[0], up_to, error)
+            log.warning("consumer.fault_among_many", consumer=self.name, events=len(events), error=repr(error))
+        middle = len(events) // 2
+        return await self._take_effect(events[:middle], events[middle].position - 1) and await self._take_effect(
+            events[middle:], up_to
+        )
 
-    async def _apply_or_park(self, event: RecordedEvent) -> bool:
-        for attempt in range(1, _ATTEMPTS_BEFORE_PARKING + 1):
+    async def _try_again_or_park(self, event: RecordedEvent, up_to: int, fault: Exception) -> bool:
+        attempts = 1
+        # A contract that is not known now will not be known in a second.
+        while attempts < self._attempts and not isinstance(fault, UnknownContract):
+            await asyncio.sleep(_FIRST_PAUSE_S * 2 ** (attempts - 1) * random.uniform(0.5, 1))  # noqa: S311 - jitter
+            attempts += 1
             try:
-                return await until_it_works(self.name, lambda: self._commit([event], event.position))
+                return await until_it_works(self.name, lambda: self._commit([event], up_to))
             except Exception as error:
                 fault = error
-                await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter
         log.error(
             "consumer.parked",
             consumer=self.name,
             stream=event.stream,
             position=event.position,
             event_id=str(event.event_id),
+            attempts=attempts,
             exc_info=fault,
         )
-        reason = "unknown_contract" if isinstance(fault, UnknownContract) else "failed"
-        parked = await until_it_works(
-            self.name, lambda: self._commit([event], event.position, park=(reason, repr(fault)))
-        )
-        self._parked_streams.add(event.stream)
-        return parked
+        return await until_it_works(self.name, lambda: self._commit([event], up_to, park=Fault(fault, attempts)))
 
-    async def _commit(self, events: list[RecordedEvent], up_to: int, park: tuple[str, str] | None = None) -> bool:
+    async def _commit(self, events: list[RecordedEvent], up_to: int, park: Fault | None = None) -> bool:
         """Effects and position in one transaction. False, and nothing at all, where another replica was first."""
         with _tracer.start_as_current_span(f"consume {self.name}") as span:
             if span.is_recording():
                 _link(span, events)
             async with self._database.acquire() as proxy, proxy.transaction():
                 db = cast(asyncpg.Connection, proxy)
-                # The log is the truth: a read model that loses its last commit in a crash loses its position with
-                # it, and applies the same events again. So no wait for the disk.
-                position = await db.fetchval(
-                    "SELECT position, set_config('synchronous_commit', 'off', true) FROM consumed"
-                    " WHERE consumer = $1 FOR UPDATE",
-                    self.name,
-                )
-                ours = bool(position == self._saved)
+                position = await self._lock(db)
+                ours = position == self._saved
                 if ours:
-                    behind = [event for event in events if event.stream in self._parked_streams]
-                    free = [event for event in events if event.stream not in self._parked_streams]
-                    if park is not None:
-                        await self._park(db, free, *park)
+                    behind = [event for event in events if event.stream in self._parking.streams]
+                    free = [event for event in events if event.stream not in self._parking.streams]
+                    if park is not None and free:
+                        await self._parking.park(db, free, park)
+                        await self._parking.changed(db)
                     elif free:
                         await self._handler.apply(db, free)
-                    await self._park(db, behind, "behind", None)
+                    if behind:
+                        await self._parking.park(db, behind, None)
                     await db.execute(
                         "UPDATE consumed SET position = $2, epoch = $3 WHERE consumer = $1",
                         self.name,
                         up_to,
                         self._feed.epoch,
                     )
-        if ours:
-            self._saved = up_to
-            self._saved_at_s = time.monotonic()
-            self._advance(up_to)
-        else:
+        if not ours:
             await self._reload()
-        return ours
+            return False
+        self._saved = up_to
+        self._saved_at_s = time.monotonic()
+        self._advance(up_to)
+        return True
 
-    async def _park(
-        self, db: asyncpg.Connection, events: Sequence[RecordedEvent], reason: str, error: str | None
-    ) -> None:
-        if not events:
-            return
-        await db.executemany(
-            "INSERT INTO parked (consumer, position, stream, event_id, type, reason, error)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            [(self.name, e.position, e.stream, e.event_id, e.type, reason, error) for e in events],
+    async def _lock(self, db: asyncpg.Connection) -> int:
+        """Locks the consumer's row for this transaction; gives the position in it. What is parked is known then."""
+        # The log is the truth: a read model that loses its last commit in a crash loses its position with
+        # it, and applies the same events again. So no wait for the disk.
+        row = await db.fetchrow(
+            "SELECT position, parkings, set_config('synchronous_commit', 'off', true) FROM consumed"
+            " WHERE consumer = $1 FOR UPDATE",
+            self.name,
         )
-        metrics.parked.labels(self.name).inc(len(events))
+        assert row is not None, "the row is made when the consumer starts, and nobody deletes it"
+        if row["parkings"] != self._parking.version:
+            await self._parking.load(db, row["parkings"])
+        position: int = row["position"]
+        return position
+
+    async def _look_after_parked(self) -> None:
+        """Tries again what somebody asked to be tried again."""
+        if time.monotonic() - self._looked_at_s < _LOOK_AFTER_PARKED_S:
+            return
+        self._looked_at_s = time.monotonic()
+        if not self._parking.streams:
+            return
+        try:
+            version = await self._database.fetchval("SELECT parkings FROM consumed WHERE consumer = $1", self.name)
+            if version != self._parking.version:
+                await self._parking.load(self._database, version)
+            for stream in await self._parking.due(self._database):
+                await self._retry(stream)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            log.warning("consumer.retry_put_off", consumer=self.name, error=repr(error))
+
+    async def _retry(self, stream: str) -> None:
+        """Applies the stream's parked events in order, the first one by itself; stops at the first that fails."""
+        at_once = 1
+        while True:
+            try:
+                applied = await self._retry_first(stream, at_once)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                if at_once == 1:
+                    return await self._failed_again(stream, Fault(error, 1))
+                at_once //= 2  # one of them: those before it go first
+                continue
+            if not applied:
+                return None
+            metrics.retried.labels(self.name).inc(applied)
+            at_once = min(at_once * 2, _RETRIED_AT_ONCE)
+
+    async def _retry_first(self, stream: str, at_once: int) -> int:
+        async with self._database.acquire() as proxy, proxy.transaction():
+            db = cast(asyncpg.Connection, proxy)
+            await self._lock(db)
+            positions = await self._parking.first(db, stream, at_once)
+            if positions:
+                events = await self._store.read_positions(positions)
+                await self._handler.apply(db, events)
+                await self._parking.unpark(db, positions)
+            version = await self._parking.changed(db)
+            await self._parking.load(db, version)
+        log.info("consumer.unparked", consumer=self.name, stream=stream, events=len(positions))
+        return len(positions)
+
+    async def _failed_again(self, stream: str, fault: Fault) -> None:
+        async with self._database.acquire() as proxy, proxy.transaction():
+            db = cast(asyncpg.Connection, proxy)
+            await self._lock(db)
+            for position in await self._parking.first(db, stream, 1):
+                await self._parking.failed_again(db, position, fault)
+        log.warning("consumer.parked_again", consumer=self.name, stream=stream, error=fault.error)
 
     def _advance(self, position: int) -> None:
         self.position = position

@@ -14,6 +14,12 @@ consumed = Counter("sangam_consumed_total", "Events applied", ["consumer"])
 duplicates = Counter("sangam_duplicates_skipped_total", "Events received again and skipped", ["consumer"])
 healed = Counter("sangam_gap_healed_total", "Events fetched from the log instead of the broker", ["consumer"])
 parked = Counter("sangam_parked_total", "Events parked", ["consumer"])
+parked_events = Gauge("sangam_parked_events", "Events parked now", ["consumer"])
+parked_streams = Gauge("sangam_parked_streams", "Streams parked now", ["consumer"])
+retried = Counter("sangam_unparked_total", "Parked events applied at a retry", ["consumer"])
+consumer_lag_seconds = Gauge(
+    "sangam_consumer_lag_seconds", "Age of the oldest event that is not applied; 0 at the head", ["consumer"]
+)
 visible_seconds = Histogram(
     "sangam_commit_to_visible_seconds",
     "From an event's append to its effect being committed",

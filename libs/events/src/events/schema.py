@@ -5,7 +5,19 @@ from importlib import resources
 
 import asyncpg
 
-_SERVICE_FUNCTIONS = ("append", "read_log", "read_stream", "find_event", "position_of", "head")
+_SERVICE_FUNCTIONS = (
+    "append",
+    "read_log",
+    "read_types",
+    "read_positions",
+    "read_stream",
+    "find_event",
+    "position_of",
+    "head",
+)
+OPERATIONS = "operation"
+"""The stream category of what operators do; the administrator writes it (events.audit)."""
+
 _RELAY_FUNCTIONS = (
     "sequence",
     "ensure_partitions",
@@ -41,6 +53,10 @@ async def install(admin_url: str, *, writers: Mapping[str, Sequence[str]], relay
             for role in writers:
                 await _grant(connection, role, _SERVICE_FUNCTIONS)
             await _grant(connection, relay_role, _RELAY_FUNCTIONS)
+            await connection.execute(
+                "INSERT INTO store.writers (category, role) VALUES ($1, session_user) ON CONFLICT DO NOTHING",
+                OPERATIONS,
+            )
             await connection.execute("DELETE FROM store.writers WHERE role = ANY ($1::name[])", list(writers))
             await connection.executemany(
                 "INSERT INTO store.writers (role, category) VALUES ($1, $2)",

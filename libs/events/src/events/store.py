@@ -175,6 +175,16 @@ class EventStore:
         rows = await self._pool.fetch("SELECT * FROM store.read_log($1, $2)", after, limit)
         return [recorded(row) for row in rows]
 
+    async def read_types(self, after: int, up_to: int, types: Sequence[str]) -> list[RecordedEvent]:
+        """The events of `types` at positions above `after` and up to `up_to`, in order: all of them."""
+        rows = await self._pool.fetch("SELECT * FROM store.read_types($1, $2, $3)", after, up_to, types)
+        return [recorded(row) for row in rows]
+
+    async def read_positions(self, positions: Sequence[int]) -> list[RecordedEvent]:
+        """The events at these positions, in order."""
+        rows = await self._pool.fetch("SELECT * FROM store.read_positions($1)", positions)
+        return [recorded(row) for row in rows]
+
     async def position_of(self, event_id: UUID) -> int | None:
         """The event's position; None while it has none yet, or does not exist."""
         position: int | None = await self._pool.fetchval("SELECT store.position_of($1)", event_id)

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,9 @@ import typer
 import uvloop
 
 from events import pg
+from events.audit import Act, operator_name, recorded_act
 from events.cli.output import complain
+from events.store import EventStore
 
 FOUND, CANNOT_CONNECT, INTERRUPTED = 1, 3, 130
 """Exit codes beside 0 and typer's own 2 for wrong usage."""
@@ -42,6 +44,16 @@ EnvOption = Annotated[
         show_default=False,
     ),
 ]
+OperatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="NAME",
+        help="Who you are, for the audit. Default: SANGAM_OPERATOR, else your login name.",
+        show_default=False,
+    ),
+]
+ReasonOption = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the audit.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine output, one JSON document a line.")]
 
 
@@ -64,6 +76,18 @@ class Servers:
 
     def database(self, service: str) -> pg.Session:
         """A read-only session of a service's own database, which is named as the event store's is."""
+        return _session(self.database_url(service))
+
+    def writable(self, service: str) -> pg.Session:
+        """A session of a service's own database, for what an operator changes there."""
+        return pg.Session(self.database_url(service), application_name="sangam", statement_timeout_ms=60_000)
+
+    def database_url(self, service: str) -> str:
+        """A service's own database, as administrator.
+
+        Raises:
+            typer.BadParameter: its name cannot be told from the event store's.
+        """
         parts = urlsplit(self.url)
         before, event_store, after = unquote(parts.path).rpartition(_EVENT_STORE)
         if not event_store:
@@ -71,7 +95,7 @@ class Servers:
                 f"the services' databases are found by the store's name, and {parts.path[1:]!r} has no"
                 f" {_EVENT_STORE!r} in it"
             )
-        return _session(urlunsplit(parts._replace(path=quote(before + service + after))))
+        return urlunsplit(parts._replace(path=quote(before + service + after)))
 
 
 def find_servers(store: str | None, env: Path | None) -> Servers:
@@ -122,6 +146,32 @@ def service_name(name: str) -> str:
     if known not in SERVICES:
         raise typer.BadParameter(f"no service {name!r}; there are {', '.join(SERVICES)}")
     return known
+
+
+def consumer_name(service: str, consumer: str) -> str:
+    """The full name of a service's consumer, given either way."""
+    return consumer if "." in consumer else f"{service}.{consumer}"
+
+
+@contextlib.asynccontextmanager
+async def acting(
+    servers: Servers,
+    act: str,
+    target: str,
+    *,
+    operator: str | None,
+    reason: str | None = None,
+    arguments: Mapping[str, object] | None = None,
+) -> AsyncIterator[Act]:
+    """Records in the log that the operator does something, before it is done, and how it ended."""
+    store = await EventStore.connect(servers.url, readers=1)
+    try:
+        async with recorded_act(
+            store, act, target, operator=operator or operator_name(), reason=reason, arguments=arguments
+        ) as recorded:
+            yield recorded
+    finally:
+        await store.close()
 
 
 @contextlib.asynccontextmanager

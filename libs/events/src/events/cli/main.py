@@ -2,7 +2,7 @@
 
 import typer
 
-from events.cli import lag, parked, show, stats, tail, verify
+from events.cli import audit, lag, parked, parked_acts, show, stats, tail, verify
 
 app = typer.Typer(
     name="sangam",
@@ -10,7 +10,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Look into the event log, prove it, see which consumer is behind and what is parked. Changes nothing.",
+    help="Look into the event log, prove it, replay and rebuild from it, and deal with what failed.",
     epilog="Exit codes: 0 all is well · 1 something was found · 2 wrong usage · 3 cannot connect.",
 )
 
@@ -26,4 +26,9 @@ app.command()(lag.lag)
 parked_events = typer.Typer(no_args_is_help=True, help="Events that a consumer could not apply, and those behind them.")
 parked_events.command("list")(parked.list_parked)
 parked_events.command("show")(parked.show_parked)
+parked_events.command("retry")(parked_acts.retry)
+parked_events.command("skip")(parked_acts.skip)
+parked_events.command("skipped")(parked_acts.list_skipped)
 app.add_typer(parked_events, name="parked")
+
+app.command()(audit.audit)

@@ -4,7 +4,18 @@ A contract is registered with its type name and schema version; the registry is 
 decodes payloads everywhere. Amounts are integers in minor units beside an ISO 4217 `currency`.
 """
 
-from events.contracts import banking, customer, identity, ledger, ledger_rules, notification, sync, trading, wealth
+from events.contracts import (
+    banking,
+    customer,
+    identity,
+    ledger,
+    ledger_rules,
+    notification,
+    operations,
+    sync,
+    trading,
+    wealth,
+)
 from events.contracts.registry import (
     Contract,
     Event,
@@ -28,6 +39,7 @@ __all__ = [
     "ledger",
     "ledger_rules",
     "notification",
+    "operations",
     "registered",
     "sync",
     "trading",
