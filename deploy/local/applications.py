@@ -7,7 +7,7 @@ from pathlib import Path
 
 from credentials import PLATFORMS, Credentials
 from health import why_not_200
-from provision import Cell
+from provision import KEY_RIGHTS, Cell
 from rabbitmq import RELAY, SERVICES
 from supervisor import Program
 
@@ -83,6 +83,9 @@ class Applications:
             specific = {
                 f"FEED_SECRET_{platform.upper()}": self._credentials.feed_secrets[platform] for platform in PLATFORMS
             }
+        if service in KEY_RIGHTS:
+            specific["SUBJECT_KEYS_URL"] = self._cell.keys_url(service)
+            specific["SUBJECT_MASTER_KEY"] = self._credentials.subject_master_key
         return self._program(
             service,
             service,

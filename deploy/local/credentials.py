@@ -21,6 +21,8 @@ class Credentials(NamedTuple):
     """By service."""
     identity_key: str
     """Base64 of 32 bytes."""
+    subject_master_key: str
+    """Base64 of 32 bytes: wraps the keys of the data subjects."""
     feed_secrets: dict[str, str]
     """By platform, `whsec_…`."""
     ops_client_id: str
@@ -57,6 +59,7 @@ def _generate() -> Credentials:
         passwords={name: secrets.token_urlsafe(24) for name in (*SERVICES, RELAY, ADMIN, SUPERUSER)},
         cursor_secrets={service: secrets.token_urlsafe(32) for service in SERVICES},
         identity_key=base64.b64encode(secrets.token_bytes(32)).decode(),
+        subject_master_key=base64.b64encode(secrets.token_bytes(32)).decode(),
         feed_secrets={
             platform: "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() for platform in PLATFORMS
         },

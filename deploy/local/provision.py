@@ -7,6 +7,7 @@ again changes nothing.
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
@@ -14,10 +15,11 @@ from postgres import run_blocking
 from rabbitmq import ADMIN, RELAY, SERVICES, Management, amqp_url, definitions
 
 EVENT_STORE = "event_store"
-DATABASES = (EVENT_STORE, *SERVICES)
+SUBJECT_KEYS = "subject_keys"
+DATABASES = (EVENT_STORE, SUBJECT_KEYS, *SERVICES)
 
 WRITERS: dict[str, Sequence[str]] = {
-    "identity": ("user", "email_claim", "platform_link", "session", "signing_key"),
+    "identity": ("user", "sign_in", "email_claim", "platform_link", "session", "signing_key"),
     "sync_gateway": ("bank_customer", "broker_client", "profile", "webhook", "sync_run", "conflict_policy"),
     "ledger_transfer": ("ledger",),
     "wealth": ("wealth",),
@@ -25,6 +27,16 @@ WRITERS: dict[str, Sequence[str]] = {
     "search": (),
 }
 """The stream categories that each service may append to."""
+
+AUDIT = "ops_audit"
+"""The category that every service may append to besides: who used an operator's token on it."""
+
+KEY_RIGHTS: dict[str, Sequence[str]] = {
+    "identity": ("find", "find_or_create", "erase"),
+    "sync_gateway": ("find", "find_or_create"),
+    "notifier": ("find",),
+}
+"""What each service may do with the keys of data subjects (events.sealing); the others cannot even connect."""
 
 
 class ProvisionFailure(Exception):
@@ -82,6 +94,11 @@ class Cell:
         self.create_database(EVENT_STORE)
         return self._as_role(role, EVENT_STORE)
 
+    def keys_url(self, role: str) -> str:
+        """The database of the data subjects' keys, as a service of `KEY_RIGHTS`."""
+        self.create_database(SUBJECT_KEYS)
+        return self._as_role(role, SUBJECT_KEYS)
+
     def database_url(self, service: str) -> str:
         """The service's own database, as its role."""
         self.create_database(service)
@@ -129,6 +146,8 @@ class Cell:
         run_blocking(lambda: _create_database(self._servers, database, name, template))
         if database == EVENT_STORE and template is None:
             install_schema(self._servers, _with(self._servers.postgres_url, database=name))
+        elif database == SUBJECT_KEYS:
+            install_vault(self._servers, _with(self._servers.postgres_url, database=name))
         self._created.add(database)
 
     def create_vhost(self) -> None:
@@ -168,8 +187,16 @@ def install_schema(servers: Servers, admin_url: str) -> None:
         raise ProvisionFailure("the package sangam-events is not installed: run `make up`, which installs it")
     from events import schema
 
-    writers = {servers.namespace + role: categories for role, categories in WRITERS.items()}
+    writers = {servers.namespace + role: (*categories, AUDIT) for role, categories in WRITERS.items()}
     run_blocking(lambda: schema.install(admin_url, writers=writers, relay_role=servers.namespace + RELAY))
+
+
+def install_vault(servers: Servers, admin_url: str) -> None:
+    """Install or update the tables and functions of the data subjects' keys."""
+    from events import sealing
+
+    rights: dict[str, Sequence[Any]] = {servers.namespace + role: names for role, names in KEY_RIGHTS.items()}
+    run_blocking(lambda: sealing.install(admin_url, rights=rights))
 
 
 def check_rights(servers: Servers) -> None:
@@ -239,9 +266,10 @@ async def _create_database(servers: Servers, database: str, name: str, template:
             await connection.execute(f"CREATE DATABASE {_quoted(name)}{source}")
         # A copy of a template has none of the template's grants or settings.
         await connection.execute(f"REVOKE ALL ON DATABASE {_quoted(name)} FROM PUBLIC")
-        if database == EVENT_STORE:
+        if database in (EVENT_STORE, SUBJECT_KEYS):
             await connection.execute(f"ALTER DATABASE {_quoted(name)} SET jit = off")
-            everyone = ", ".join(_quoted(servers.namespace + role) for role in (*SERVICES, RELAY))
+            roles = (*SERVICES, RELAY) if database == EVENT_STORE else KEY_RIGHTS
+            everyone = ", ".join(_quoted(servers.namespace + role) for role in roles)
             await connection.execute(f"GRANT CONNECT ON DATABASE {_quoted(name)} TO {everyone}")
             return
         role = _quoted(servers.namespace + database)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import asyncpg
-from chassis.access import VerificationKeys
+from chassis.access import access_models
 from events.contracts import ledger
 from events.envelope import RecordedEvent
 from events.projections import Projection, Projections, rebuild
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from provision import Cell
 
 READ_MODELS: dict[str, Sequence[Projection]] = {
-    service: (VerificationKeys(), *projections)
+    service: (*access_models(), *projections)
     for service, projections in {
         "identity": (),
         "ledger_transfer": LEDGER,

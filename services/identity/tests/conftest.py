@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ISSUER = "https://sangam.test"
 IDENTITY_KEY = base64.b64encode(bytes(range(32))).decode()
+OPS = ("ops-test", "a secret of the operators")
 PASSWORD = "correct horse battery staple"
 
 
@@ -60,6 +61,10 @@ async def start_replica(cell: "Cell", bfc: Platform, vyomo: Platform) -> AsyncIt
         identity_key=Secret(IDENTITY_KEY),
         bfc_jwks_url=bfc.jwks_url,
         vyomo_jwks_url=vyomo.jwks_url,
+        ops_client_id=OPS[0],
+        ops_client_secret=Secret(OPS[1]),
+        subject_keys_url=Secret(cell.keys_url("identity")),
+        subject_master_key=Secret(IDENTITY_KEY),
     )
     async with AsyncExitStack() as stack:
 

@@ -16,7 +16,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from prometheus_client import Gauge, Histogram
 
-from chassis import consistency, openapi
+from chassis import audit, consistency, openapi, step_up
 from chassis.answers import problem_of
 from chassis.authentication import Authentication
 from chassis.health import operator_routes
@@ -77,16 +77,17 @@ def create_app(
 ) -> Litestar:
     """The service's app: its routes plus health, metrics and `/schema`.
 
-    Handlers may declare `caller: Caller` and `caught_up: CaughtUp`. `body_bytes_max` holds for routes that
-    set no `request_max_body_size` of their own. `allowed_origins` may open WebSockets besides our own origin;
-    there is no CORS: browsers use the one origin.
+    Handlers may declare `caller: Caller`, `caught_up: CaughtUp` and `step_up: StepUp | None`. `body_bytes_max`
+    holds for routes that set no `request_max_body_size` of their own. `allowed_origins` may open WebSockets
+    besides our own origin; there is no CORS: browsers use the one origin.
     """
-    authentication = Authentication(runtime.verifier, allowed_origins)
+    authentication = Authentication(runtime.verifier, allowed_origins, audit.recorder(runtime.store, title))
     app = Application(
         route_handlers=[*route_handlers, *operator_routes(runtime.unready)],
         dependencies={
             "caller": Provide(authentication.provide_caller),
             "caught_up": Provide(consistency.provider(runtime.store, lambda: runtime.consumer("projections"))),
+            "step_up": Provide(step_up.provider(runtime.verifier)),
             **(dependencies or {}),
         },
         before_request=authentication.before_request,

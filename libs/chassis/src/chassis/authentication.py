@@ -3,8 +3,9 @@
 The token is verified before the body is read or any other parameter is looked at.
 """
 
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Final
+from uuid import UUID
 
 import structlog
 from litestar.connection import ASGIConnection
@@ -12,7 +13,7 @@ from litestar.enums import ScopeType
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope
 
-from chassis.problems import Problem
+from chassis.problems import Problem, invalid_field
 from chassis.request import AnyConnection, AnyRequest
 from chassis.tokens import OPS_AUDIENCE, PLATFORM_AUDIENCES, Caller, InvalidToken, TokenVerifier
 
@@ -21,11 +22,29 @@ log = structlog.get_logger(__name__)
 BEARER_SUBPROTOCOL: Final = "bearer"
 """What a WebSocket must be accepted with: `await socket.accept(subprotocols="bearer")`."""
 
-OPS_ALLOWED: Final = {"ops_allowed": True}
-"""Route option (`opt=OPS_ALLOWED`): a token for `sangam-ops` is accepted here as well."""
+Audit = Callable[[AnyConnection, Caller], Awaitable[None]]
+"""Records durably that an operator's token is used for a request."""
 
 _WITH_OPS = PLATFORM_AUDIENCES | {OPS_AUDIENCE}
+_REFUSED = {
+    "token_expired": "The access token has expired",
+    "session_ended": "The session has ended; log in again",
+    "invalid_token": "The access token is not valid",
+}
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "bearer", "jwt", "authorization"})
+
+
+def ops_may(scope: str, *, everyone: bool = False, only: bool = False) -> dict[str, Any]:
+    """Route option (`opt=ops_may("transfers:reverse")`): an operator's token with `scope` is accepted here too.
+
+    The customer it acts for is named by `?user_id=`, and is the handler's `caller.user_id`. Every use is audited
+    before the handler runs.
+
+    Args:
+        everyone: none need be named; without one `caller.for_everyone` is true.
+        only: customers are refused (403 `insufficient_scope`).
+    """
+    return {"ops_scope": scope, "ops_everyone": everyone, "ops_only": only}
 
 
 def needs_caller(handler: BaseRouteHandler) -> bool:
@@ -36,12 +55,15 @@ def needs_caller(handler: BaseRouteHandler) -> bool:
 class Authentication:
     """Finds out who a connection is from, once, for whatever declares a `caller`."""
 
-    def __init__(self, verifier: TokenVerifier, allowed_origins: Collection[str]) -> None:
+    def __init__(self, verifier: TokenVerifier, allowed_origins: Collection[str], audit: Audit) -> None:
         self._verifier = verifier
         self._allowed_origins = frozenset(allowed_origins)
+        self._audit = audit
 
     async def before_request(self, request: AnyRequest) -> None:
         """Litestar's hook before anything of a request is parsed: a stranger's body is never looked at."""
+        if request.route_handler.opt.get("moves_money"):
+            self._must_know_revocations()
         if needs_caller(request.route_handler):
             await self.provide_caller(request.scope)
 
@@ -59,10 +81,54 @@ class Authentication:
                 token = socket_token(connection)
             else:
                 token = _bearer(connection)
-            audiences = _WITH_OPS if connection.route_handler.opt.get("ops_allowed") else PLATFORM_AUDIENCES
+            opt = connection.route_handler.opt
+            audiences = _WITH_OPS if "ops_scope" in opt else PLATFORM_AUDIENCES
             caller = await verified_caller(self._verifier, token, audiences)
+            if "ops_scope" in opt:
+                caller = _allowed(caller, connection, opt)
+                if caller.operator is not None:
+                    await self._audit(connection, caller)
             scope["state"]["caller"] = caller
         return caller
+
+    def _must_know_revocations(self) -> None:
+        revocations = self._verifier.revocations
+        if revocations is not None and not revocations.fresh():
+            raise Problem(
+                503,
+                "revocations_unknown",
+                "It is not known at the moment which sessions have ended, so no money moves",
+                headers={"Retry-After": "2"},
+            )
+
+
+def _allowed(caller: Caller, connection: AnyConnection, opt: Mapping[str, Any]) -> Caller:
+    """The caller of a route that operators may use, acting for the customer that the address names.
+
+    Raises:
+        Problem: 403 `insufficient_scope`, 403 `forbidden`, 400 `user_id_required` and the like.
+    """
+    if (caller.operator is None and opt["ops_only"]) or (caller.operator and opt["ops_scope"] not in caller.scopes):
+        raise Problem(
+            403,
+            "insufficient_scope",
+            f"This needs a token with the scope {opt['ops_scope']}",
+            headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{opt["ops_scope"]}"'},
+        )
+    named = connection.query_params.getall("user_id", [])
+    if caller.operator is None:
+        if named:
+            raise Problem(403, "forbidden", "Only an operator may name the customer to act for")
+        return caller
+    if not named:
+        if not opt["ops_everyone"]:
+            raise invalid_field("user_id", "names the customer to act for", "user_id_required")
+        return caller._replace(for_everyone=True)
+    try:
+        (user_id,) = map(UUID, named)
+    except ValueError:
+        raise invalid_field("user_id", "must be one user id") from None
+    return caller._replace(user_id=user_id)
 
 
 async def verified_caller(
@@ -71,16 +137,13 @@ async def verified_caller(
     """Who `token` speaks for (also for the `refresh` frame of a WebSocket).
 
     Raises:
-        Problem: 401 `token_expired` or `invalid_token`. Which check failed is only logged.
+        Problem: 401 `token_expired`, `session_ended` or `invalid_token`. Which check failed is only logged.
     """
     try:
         return Caller.of(await verifier.verify(token, audiences))
     except InvalidToken as error:
         log.info("token_refused", reason=error.reason)
-        code = "token_expired" if error.expired else "invalid_token"
-        raise _unauthenticated(
-            code, "The access token has expired" if error.expired else "The access token is not valid"
-        ) from None
+        raise _unauthenticated(error.code, _REFUSED[error.code]) from None
 
 
 def socket_token(socket: AnyConnection) -> str:

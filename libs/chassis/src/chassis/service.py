@@ -13,17 +13,21 @@ import uvicorn
 import uvloop
 from events import pg
 from events.consumer import DDL, Consumer, Handler
+from events.contracts import contract_of
+from events.contracts.identity import SigningKeyRetired, UserErased
 from events.envelope import RecordedEvent
 from events.follower import Follower
 from events.outage import is_outage, until_it_works
 from events.projections import Projection, Projections
+from events.sealing import SubjectKeys
 from events.store import EventStore
 from litestar import Litestar
 from typing_extensions import TypeVar
 
 from chassis import telemetry
-from chassis.access import VerificationKeys, active_keys
-from chassis.settings import ServiceSettings, SettingsError, load
+from chassis.access import access_models, active_keys, take_snapshot
+from chassis.revocations import Revocations
+from chassis.settings import SealingSettings, ServiceSettings, SettingsError, load
 from chassis.tokens import TokenVerifier, VerificationKeyCache
 
 log = structlog.get_logger(__name__)
@@ -34,6 +38,7 @@ DRAIN_S_MAX = 10
 READY_LAG_MAX = 10_000
 """A read model further behind than this many positions is not fit to answer."""
 
+_ACCESS_TYPES = frozenset(contract_of(kind).type for kind in (SigningKeyRetired, UserErased))
 _CHECK_TIMEOUT_S = 1.0
 _EXIT_SETTINGS = 78  # EX_CONFIG
 _DATABASE_CONNECTIONS_MAX = 8
@@ -52,7 +57,12 @@ class Runtime(Generic[S]):
         self.settings = settings
         self.database = database
         self.store = store
-        self.verifier = TokenVerifier(settings.token_issuer, VerificationKeyCache(lambda: active_keys(database)))
+        self.revocations = Revocations()
+        """The sessions that have ended. `watch` it to close what they hold open."""
+        self._keys = VerificationKeyCache(lambda: active_keys(database))
+        self.verifier = TokenVerifier(settings.token_issuer, self._keys, revocations=self.revocations)
+        self._subject_keys: SubjectKeys | None = None
+        self._snapshot_taken = False
         self._handlers: list[Handler] = []
         self._consumers: dict[str, Consumer] = {}
         self._followers: list[Follower] = []
@@ -62,10 +72,25 @@ class Runtime(Generic[S]):
         self._failure: BaseException | None = None
         self.stopping = asyncio.Event()
         """Set when the service begins to stop."""
+        self._access = self.follow(self._on_access_events)
+        self.revocations.follow(self._access)
+
+    @property
+    def subject_keys(self) -> SubjectKeys:
+        """Seals and opens personal data, in a service whose settings are `SealingSettings`."""
+        assert self._subject_keys is not None, "the service's settings are no SealingSettings"
+        return self._subject_keys
+
+    async def connect_subject_keys(self) -> None:
+        """Opens the key database, where the settings name one."""
+        if isinstance(self.settings, SealingSettings):
+            self._subject_keys = await SubjectKeys.connect(
+                self.settings.subject_keys_url, self.settings.subject_master_key
+            )
 
     def project(self, projections: Sequence[Projection] = ()) -> Consumer:
-        """The service's read models, and the keys that every service needs, as its consumer "projections"."""
-        return self.consume("projections", Projections([VerificationKeys(), *projections]))
+        """The service's read models, and those of keys and sessions that all have, as its consumer "projections"."""
+        return self.consume("projections", Projections([*access_models(), *projections]))
 
     def consume(self, name: str, handler: Handler) -> Consumer:
         """A consumer of the whole log on the queue `<service>.<name>`: one transaction per batch.
@@ -127,6 +152,8 @@ class Runtime(Generic[S]):
         ]
         if any(not follower.started.is_set() for follower in self._followers):
             reasons.append("following the log has not begun")
+        if not self._snapshot_taken:
+            reasons.append("it is not known yet which sessions have ended")
         if not reasons:
             applied = {row["consumer"]: row["position"] for row in positions}
             for consumer in self._consumers.values():
@@ -144,6 +171,26 @@ class Runtime(Generic[S]):
             self.spawn(consumer.run(), consumer.name)
         for follower in self._followers:
             self.spawn(follower.run(), follower.name)
+        # Before the service listens: it must not accept a token of a session that ended while it was away.
+        await self._access.started.wait()
+        await until_it_works("revocations", self._take_snapshot)
+
+    async def _take_snapshot(self) -> None:
+        consumer = self._consumers["projections"].name
+        # What comes after this position is given to `_on_access_events`.
+        upto = self._access.position
+        await take_snapshot(self.revocations, self.database, self.store, consumer=consumer, upto=upto)
+        self._snapshot_taken = True
+
+    async def _on_access_events(self, events: Sequence[RecordedEvent]) -> None:
+        await self.revocations.apply(events)
+        for event in events:
+            if event.type in _ACCESS_TYPES:
+                match event.payload:
+                    case SigningKeyRetired(kid=kid):
+                        self._keys.retire(kid)
+                    case UserErased(user_id=user_id) if self._subject_keys is not None:
+                        self._subject_keys.forget(user_id)
 
     async def until_available(self) -> None:
         """Waits until the database and the event store answer. They may still be starting."""
@@ -174,6 +221,8 @@ class Runtime(Generic[S]):
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await self.store.close()
+        if self._subject_keys is not None:
+            await self._subject_keys.close()
         try:
             async with asyncio.timeout(DRAIN_S_MAX):
                 await self.database.close()
@@ -260,6 +309,7 @@ async def _serve(service: str, settings: S, wire: Callable[[Runtime[S]], Awaitab
     )
     await database
     runtime = Runtime(service, settings, database, await EventStore.connect(settings.event_store_url))
+    await runtime.connect_subject_keys()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.stopping.set)

@@ -60,6 +60,13 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     otel_exporter_otlp_endpoint: str | None = None
 
 
+class SealingSettings(ServiceSettings, frozen=True, kw_only=True):
+    """Of a service that seals or opens personal data; it gets `Runtime.subject_keys`."""
+
+    subject_keys_url: Secret
+    subject_master_key: Secret
+
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 

@@ -11,7 +11,7 @@ from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from hashlib import sha256
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import jwt
@@ -22,6 +22,7 @@ from events.envelope import Metadata
 from jwt.algorithms import ECAlgorithm
 
 from chassis.request import request_metadata
+from chassis.revocations import Revocations
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +42,13 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
 class InvalidToken(Exception):
-    """The token must not be trusted. `reason` is for logs; `expired` may be told to the caller."""
+    """The token must not be trusted. `reason` is for logs; `code` may be told to the caller."""
 
-    def __init__(self, reason: str, *, expired: bool = False) -> None:
+    def __init__(self, reason: str, *, expired: bool = False, ended: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.expired = expired
+        self.code = "token_expired" if expired else "session_ended" if ended else "invalid_token"
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +57,16 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alg: Literal["ES256"]
     typ: Literal["at+jwt"]
     kid: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z")]
+
+
+class AnyHeader(Protocol):
+    """A JOSE header that names the key."""
+
+    @property
+    def kid(self) -> str: ...
+
+
+H = TypeVar("H", bound=AnyHeader)
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,26 +85,41 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     nbf: Seconds
     exp: Seconds
     scope: Annotated[str, msgspec.Meta(max_length=2048)] = ""
+    mfa: bool = False
+    """Whether the user has enrolled TOTP."""
+    client_id: Annotated[str, msgspec.Meta(max_length=128)] | None = None
+    """The OpenID or ops client that the token was given to."""
 
 
 class Caller(NamedTuple):
     """Who makes a request: a handler gets it by declaring the parameter `caller: Caller`."""
 
     user_id: UUID
+    """The customer. With an operator's token the one that `?user_id=` names, or nobody's id where none is named."""
     session_id: UUID
     platform: str
-    """`bfc` or `vyomo`: the audience of the token."""
+    """The audience of the token: `bfc` or `vyomo`, or `sangam-ops`."""
     acr: int
     scopes: frozenset[str]
+    mfa: bool = False
+    """Whether the customer has enrolled TOTP."""
+    operator: str | None = None
+    """The ops client whose token it is; None for a customer."""
+    for_everyone: bool = False
+    """An operator that names no customer, on a route where that means all of them (`ops_may(everyone=True)`)."""
 
     def metadata(self) -> Metadata:
         """Metadata of the events that the caller's request (the one being handled) causes."""
+        if self.operator is not None:
+            return request_metadata(f"ops:{self.operator}")
         return request_metadata(f"user:{self.user_id}", self.platform)
 
     @classmethod
     def of(cls, claims: Claims) -> "Caller":
         """The caller that verified `claims` speak of."""
-        return cls(claims.sub, claims.sid, claims.aud, claims.acr, frozenset(claims.scope.split()))
+        operator = (claims.client_id or str(claims.sub)) if claims.aud == OPS_AUDIENCE else None
+        scopes = frozenset(claims.scope.split())
+        return cls(claims.sub, claims.sid, claims.aud, claims.acr, scopes, claims.mfa, operator)
 
 
 class _Verified(NamedTuple):
@@ -110,6 +137,7 @@ class VerificationKeyCache:
     def __init__(self, load: Callable[[], Awaitable[dict[str, dict[str, str]]]]) -> None:
         self._load = load
         self._keys: dict[str, EllipticCurvePublicKey] = {}
+        self._retired: set[str] = set()
         self._had_keys = False
         self._loaded_at = float("-inf")
         self._reload: asyncio.Task[None] | None = None
@@ -143,6 +171,11 @@ class VerificationKeyCache:
             self._start_reload()
         return kid in self._keys
 
+    def retire(self, kid: str) -> None:
+        """Trusts the key no more, at once: the table may be behind."""
+        self._retired.add(kid)
+        self._keys.pop(kid, None)
+
     def _start_reload(self) -> "asyncio.Task[None]":
         if self._reload is None or self._reload.done():
             self._reload = asyncio.create_task(self._refresh(), name="reload verification keys")
@@ -152,7 +185,8 @@ class VerificationKeyCache:
     async def _refresh(self) -> None:
         # Counts from the attempt: a database that is down is not asked more often either.
         self._loaded_at = time.monotonic()
-        self._keys = {kid: _public_key(jwk) for kid, jwk in (await self._load()).items()}
+        loaded = await self._load()
+        self._keys = {kid: _public_key(jwk) for kid, jwk in loaded.items() if kid not in self._retired}
         self._had_keys = self._had_keys or bool(self._keys)
 
 
@@ -164,11 +198,14 @@ class TokenVerifier:
         issuer: str,
         keys: VerificationKeyCache,
         *,
+        revocations: Revocations | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._issuer = issuer
+        self.issuer = issuer
+        self.revocations = revocations
+        """The sessions that have ended; None only in tests that have none."""
+        self.now = clock
         self._keys = keys
-        self._clock = clock
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
 
     async def verify(self, token: str, audiences: Collection[str] = PLATFORM_AUDIENCES) -> Claims:
@@ -193,29 +230,41 @@ class TokenVerifier:
             self._verified.popitem(last=False)
         return verified.claims
 
-    async def _verify_signature(self, token: str) -> _Verified:
-        if _COMPACT_JWS.fullmatch(token) is None:
+    async def signed_payload(self, token: str, header_decoder: msgspec.json.Decoder[H]) -> bytes:
+        """What an active key has signed, under a header of exactly one form.
+
+        Raises:
+            InvalidToken
+        """
+        return (await self._signed(token, header_decoder))[1]
+
+    async def _signed(self, token: str, header_decoder: msgspec.json.Decoder[H]) -> tuple[str, bytes]:
+        if len(token) > TOKEN_BYTES_MAX or _COMPACT_JWS.fullmatch(token) is None:
             raise InvalidToken("malformed")
         encoded = token.split(".", 1)[0]
         try:
-            header = _header_decoder.decode(urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
+            header = header_decoder.decode(urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
         except (ValueError, RecursionError) as error:
             raise InvalidToken("header refused") from error
         key = await self._keys.find(header.kid)
         if key is None:
             raise InvalidToken("unknown or retired key")
         try:
-            payload = jwt.api_jws.decode_complete(token, key, algorithms=["ES256"])["payload"]
+            payload: bytes = jwt.api_jws.decode_complete(token, key, algorithms=["ES256"])["payload"]
         except jwt.InvalidTokenError as error:
             raise InvalidToken("signature refused") from error
+        return header.kid, payload
+
+    async def _verify_signature(self, token: str) -> _Verified:
+        kid, payload = await self._signed(token, _header_decoder)
         try:
-            return _Verified(header.kid, _claims_decoder.decode(payload))
+            return _Verified(kid, _claims_decoder.decode(payload))
         except (ValueError, RecursionError) as error:
             raise InvalidToken("claims refused") from error
 
     def _check(self, claims: Claims, audiences: Collection[str]) -> None:
-        now = self._clock()
-        if claims.iss != self._issuer:
+        now = self.now()
+        if claims.iss != self.issuer:
             raise InvalidToken("wrong issuer")
         if claims.aud not in audiences:
             raise InvalidToken("wrong audience")
@@ -225,6 +274,8 @@ class TokenVerifier:
             raise InvalidToken("not valid yet")
         if claims.exp <= now - LEEWAY_S:
             raise InvalidToken("expired", expired=True)
+        if self.revocations is not None and claims.sid in self.revocations:
+            raise InvalidToken("of a session that has ended", ended=True)
 
 
 _header_decoder = msgspec.json.Decoder(Header)

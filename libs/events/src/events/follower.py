@@ -32,6 +32,16 @@ class Follower:
         self._store = store
         self._feed = LogFeed(queue=self.name, replica=True, store=store, amqp_url=amqp_url)
 
+    @property
+    def head(self) -> int:
+        """The log's last position, as far as the relay has told."""
+        return self._feed.head
+
+    @property
+    def heard_at_s(self) -> float:
+        """When the relay was last heard, on the monotonic clock; 0 before the first time."""
+        return self._feed.heard_at_s
+
     async def run(self) -> None:
         """Follows the log until cancelled. An exception of `on_events` ends it."""
         tasks = [asyncio.create_task(run(), name=self.name) for run in (self._feed.receive, self._follow)]

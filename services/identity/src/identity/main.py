@@ -5,13 +5,13 @@ import asyncio
 import aiohttp
 from chassis.app import create_app
 from chassis.service import Runtime, run
-from chassis.settings import Secret, ServiceSettings
+from chassis.settings import SealingSettings, Secret
 from events.decisions import Streams
 from litestar import Litestar
 
-from identity import keys, users
-from identity.api import routes
+from identity import api, api_oauth, keys, users
 from identity.assertions import AssertionVerifier, PlatformKeys
+from identity.clients import OpsClient, OpsClients, hash_of
 from identity.linking import Linking
 from identity.passwords import PasswordHashing
 from identity.sealing import IdentityKey
@@ -20,13 +20,15 @@ from identity.tokens import AccessTokens
 from identity.users import User
 
 
-class IdentitySettings(ServiceSettings, frozen=True, kw_only=True):
+class IdentitySettings(SealingSettings, frozen=True, kw_only=True):
     """What identity needs besides what every service needs."""
 
     identity_key: Secret
     """Base64 of 32 random bytes. It seals private fields; losing it loses every login."""
     bfc_jwks_url: str
     vyomo_jwks_url: str
+    ops_client_id: str
+    ops_client_secret: Secret
 
 
 async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
@@ -46,7 +48,14 @@ async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
         }
     )
     linking = Linking(runtime.store, user_streams, assertions)
-    app = create_app(runtime, routes(sign_in, linking, signing_key), title="Sangam identity")
+    ops_clients = OpsClients(
+        [OpsClient(client_id=settings.ops_client_id, secret_hash=hash_of(settings.ops_client_secret))]
+    )
+    app = create_app(
+        runtime,
+        [*api.routes(sign_in, linking, signing_key), *api_oauth.routes(ops_clients, access_tokens)],
+        title="Sangam identity",
+    )
 
     async def close() -> None:
         await http.close()

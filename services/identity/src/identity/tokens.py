@@ -3,11 +3,12 @@
 import hashlib
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import jwt
+from chassis.tokens import OPS_AUDIENCE
 from events.contracts.identity import Platform
 from events.envelope import new_id
 
@@ -15,6 +16,7 @@ from identity.keys import SigningKey
 from identity.sealing import IdentityKey
 
 ACCESS_LIFETIME = timedelta(minutes=5)
+OPS_LIFETIME = timedelta(minutes=10)
 
 CUSTOMER_SCOPE = "accounts:read transfers:write sync:read wealth:read notifications:read search:read"
 """What a customer may do after a login."""
@@ -56,9 +58,28 @@ class AccessTokens:
             "exp": issued_at + int(ACCESS_LIFETIME.total_seconds()),
             "jti": str(new_id()),
         }
-        return jwt.encode(
-            claims, self._key.private_key, algorithm="ES256", headers={"typ": "at+jwt", "kid": self._key.kid}
-        )
+        return self._signed("at+jwt", claims)
+
+    def issue_ops(self, client_id: str, subject: UUID, scope: str) -> str:
+        """A token for an operators' program, valid for `OPS_LIFETIME`. It acts for no one by itself."""
+        issued_at = int(datetime.now(UTC).timestamp())
+        claims = {
+            "iss": self._issuer,
+            "sub": str(subject),
+            "aud": OPS_AUDIENCE,
+            "sid": str(subject),
+            "acr": 0,
+            "client_id": client_id,
+            "scope": scope,
+            "iat": issued_at,
+            "nbf": issued_at,
+            "exp": issued_at + int(OPS_LIFETIME.total_seconds()),
+            "jti": str(new_id()),
+        }
+        return self._signed("at+jwt", claims)
+
+    def _signed(self, kind: str, claims: dict[str, Any]) -> str:
+        return jwt.encode(claims, self._key.private_key, algorithm="ES256", headers={"typ": kind, "kid": self._key.kid})
 
 
 class RefreshTokens:

@@ -14,6 +14,7 @@ from chassis.cursors import CursorCodec
 from chassis.money import format_amount, parse_amount
 from chassis.problems import Problem, invalid_field
 from chassis.request import AnyRequest
+from chassis.revocations import MOVES_MONEY
 from chassis.tokens import Caller
 from events.contracts.ledger import AccountKind, Direction, Platform, TransferCompleted, TransferRefused
 from events.store import EventIdReused
@@ -214,7 +215,7 @@ def routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec) -> list
             next_cursor=(cursors.encode(page[-1].place, purpose="transactions", caller=user_id) if more else None),
         )
 
-    @post("/api/transfers", summary="Move money between the caller's own accounts, at once")
+    @post("/api/transfers", summary="Move money between the caller's own accounts, at once", opt=MOVES_MONEY)
     async def create_transfer(
         request: AnyRequest, data: TransferBody, caller: Caller, idempotency_key: Key = None
     ) -> Response[CompletedView]:

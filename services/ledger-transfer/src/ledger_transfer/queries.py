@@ -8,6 +8,7 @@ import msgspec
 from chassis.money import parse_amount
 from chassis.problems import Problem, invalid_field
 from chassis.request import AnyRequest
+from chassis.tokens import Caller
 from events.contracts.ledger import Direction, Platform
 
 from ledger_transfer.projections.transactions import Filter, TransactionType
@@ -26,6 +27,9 @@ def reject_unknown(request: AnyRequest, *known: str) -> None:
     Raises:
         Problem: 400 `invalid_request` naming every parameter that is unknown or given twice.
     """
+    caller: Caller | None = request.scope["state"].get("caller")
+    if caller is not None and caller.operator is not None:
+        known += ("user_id",)  # whom the operator acts for
     names = [name for name, _ in request.query_params.multi_items()]
     errors = [{"field": name[:64], "message": "is not a parameter here"} for name in names if name not in known]
     errors += [{"field": name, "message": "is given more than once"} for name in known if names.count(name) > 1]

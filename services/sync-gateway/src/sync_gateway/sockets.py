@@ -294,4 +294,4 @@ async def _say_goodbye(send: Callable[[Any], Awaitable[None]], code: int, reason
 def _refusal(error: Problem | InvalidToken) -> str:
     if isinstance(error, Problem):
         return error.code
-    return "token_expired" if error.expired else "invalid_token"
+    return error.code

@@ -1,0 +1,198 @@
+"""Personal data in events: encrypted with a key per data subject, so that destroying the key erases the person.
+
+The log is append-only and its chain of hashes must stay valid, so what it says of a person is stored sealed
+(AES-256-GCM). The keys are in a database of their own, each wrapped by a master key from the settings: neither the
+event store, nor that database, nor a backup of either says anything alone.
+
+    sealed = await keys.seal(user_id, text, "profile")      # for an event's field
+    text = await keys.open(user_id, sealed, "profile")      # None: the person has been erased
+"""
+
+import base64
+import binascii
+import hashlib
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Literal
+from uuid import UUID
+
+import asyncpg
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from events import pg
+
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+_FINGERPRINT_BYTES = 6
+_SCHEME = "s1"
+
+CACHE_S_MAX = 30.0
+"""A key destroyed by another process may be used here this much longer, unless `forget` is called."""
+_CACHED_MAX = 20_000
+
+Right = Literal["find", "find_or_create", "erase"]
+
+
+class SubjectErased(Exception):
+    """The person has been erased: nothing is sealed for them any more."""
+
+
+class SealBroken(Exception):
+    """The text was not sealed for this subject and place, or was changed since."""
+
+
+class MasterKeyWrong(Exception):
+    """A subject's key does not open with this master key. Refusing is the point: nothing else would open either."""
+
+
+class SubjectKeys:
+    """Seals and opens fields. Keys are cached for seconds, so that reading a page of history costs one look-up."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", master_key: bytes) -> None:
+        if len(master_key) != KEY_BYTES:
+            raise ValueError(f"the master key must have {KEY_BYTES} bytes")
+        self._pool = pool
+        self._master = AESGCM(master_key)
+        self._cache: OrderedDict[UUID, tuple[float, bytes | None]] = OrderedDict()
+
+    @classmethod
+    async def connect(cls, url: str, master_key: str, *, connections: int = 4) -> "SubjectKeys":
+        """Opens the key database with a service's URL. `master_key` is base64 of 32 bytes.
+
+        Raises:
+            ValueError: the master key is not that.
+        """
+        try:
+            raw = base64.b64decode(master_key, validate=True)
+        except binascii.Error:
+            raise ValueError("the master key must be base64") from None
+        pool = asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=connections,
+            timeout=5,
+            command_timeout=10,
+            server_settings={"application_name": "subject keys"},
+            reset=pg.keep_session,
+        )
+        keys = cls(pool, raw)
+        await pool
+        return keys
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def seal(self, subject: UUID, text: str, place: str) -> str:
+        """Encrypts `text` for a field. `place` names the field: what is sealed for one does not open in another.
+
+        Raises:
+            SubjectErased
+            OSError, asyncpg.PostgresError: the key database cannot be asked.
+        """
+        key = self._cached(subject) or await self._find_or_create(subject)
+        if key is None:
+            raise SubjectErased
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = nonce + AESGCM(key).encrypt(nonce, text.encode(), _context(subject, place))
+        return f"{_SCHEME}.{_fingerprint(key)}.{base64.b64encode(sealed).decode()}"
+
+    async def open(self, subject: UUID, sealed: str, place: str) -> str | None:
+        """The text of a sealed field; None once its key has been destroyed.
+
+        Raises:
+            SealBroken
+            OSError, asyncpg.PostgresError: the key database cannot be asked.
+        """
+        scheme, _, rest = sealed.partition(".")
+        fingerprint, _, encoded = rest.partition(".")
+        if scheme != _SCHEME or not encoded:
+            raise SealBroken(f"no sealed text of this scheme: {place}")
+        key = await self._find(subject)
+        if key is None or _fingerprint(key) != fingerprint:
+            # Destroyed. Another key: the database was restored to before the key was made, and made one anew.
+            return None
+        try:
+            raw = base64.b64decode(encoded, validate=True)
+            nonce, ciphertext = raw[:_NONCE_BYTES], raw[_NONCE_BYTES:]
+            return AESGCM(key).decrypt(nonce, ciphertext, _context(subject, place)).decode()
+        except (binascii.Error, ValueError, InvalidTag):
+            raise SealBroken(f"{place} of {subject} does not open") from None
+
+    async def erase(self, subject: UUID) -> bool:
+        """Destroys the subject's key for good. Whether there was one.
+
+        Raises:
+            asyncpg.InsufficientPrivilegeError: this role may not.
+        """
+        self.forget(subject)
+        had_key: bool = await self._pool.fetchval("SELECT vault.erase($1)", subject)
+        self.forget(subject)
+        return had_key
+
+    def forget(self, subject: UUID) -> None:
+        """Drops the subject's key from memory: what every process does when `identity.user.erased` comes by."""
+        self._cache.pop(subject, None)
+
+    def _cached(self, subject: UUID) -> bytes | None:
+        entry = self._cache.get(subject)
+        return entry[1] if entry is not None and time.monotonic() - entry[0] < CACHE_S_MAX else None
+
+    async def _find(self, subject: UUID) -> bytes | None:
+        if (key := self._cached(subject)) is not None:
+            return key
+        return self._remember(subject, await self._pool.fetchval("SELECT vault.find($1)", subject))
+
+    async def _find_or_create(self, subject: UUID) -> bytes | None:
+        nonce = os.urandom(_NONCE_BYTES)
+        candidate = nonce + self._master.encrypt(nonce, os.urandom(KEY_BYTES), subject.bytes)
+        return self._remember(
+            subject, await self._pool.fetchval("SELECT vault.find_or_create($1, $2)", subject, candidate)
+        )
+
+    def _remember(self, subject: UUID, wrapped: bytes | None) -> bytes | None:
+        if wrapped is None:
+            self.forget(subject)
+            return None
+        try:
+            key = self._master.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], subject.bytes)
+        except InvalidTag:
+            raise MasterKeyWrong("a subject's key does not open with SUBJECT_MASTER_KEY") from None
+        self._cache[subject] = (time.monotonic(), key)
+        self._cache.move_to_end(subject)
+        while len(self._cache) > _CACHED_MAX:
+            self._cache.popitem(last=False)
+        return key
+
+
+async def install(admin_url: str, *, rights: Mapping[str, Sequence[Right]]) -> None:
+    """Creates or updates the schema `vault` in the key database. Safe to run again.
+
+    Args:
+        rights: the functions that each login role may call. No role may touch the table.
+    """
+    connection = await asyncpg.connect(admin_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('vault.install'))")
+            await connection.execute(resources.files("events").joinpath("sealing.sql").read_text())
+            await connection.execute("REVOKE ALL ON ALL TABLES IN SCHEMA vault FROM PUBLIC")
+            await connection.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA vault FROM PUBLIC")
+            for role, functions in rights.items():
+                quoted = '"' + role.replace('"', '""') + '"'
+                await connection.execute(f"GRANT USAGE ON SCHEMA vault TO {quoted}")
+                for function in functions:
+                    await connection.execute(f"GRANT EXECUTE ON FUNCTION vault.{function} TO {quoted}")
+    finally:
+        await connection.close()
+
+
+def _fingerprint(key: bytes) -> str:
+    return hashlib.sha256(b"sangam/subject-key" + key).hexdigest()[: 2 * _FINGERPRINT_BYTES]
+
+
+def _context(subject: UUID, place: str) -> bytes:
+    return subject.bytes + place.encode()

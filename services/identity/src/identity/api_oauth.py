@@ -1,0 +1,67 @@
+"""`/oauth`: tokens for operators' programs and for the platforms' own apps."""
+
+from typing import Any
+
+import msgspec
+import structlog
+from chassis.request import AnyRequest
+from litestar import post
+from litestar.handlers import HTTPRouteHandler
+
+from identity.clients import InvalidClient, OpsClients
+from identity.forms import basic_credentials, form_of, oauth_error
+from identity.tokens import OPS_LIFETIME, AccessTokens
+
+log = structlog.get_logger(__name__)
+
+
+class OAuthTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A token response (RFC 6749, 5.1)."""
+
+    access_token: str
+    token_type: str
+    expires_in: int
+    scope: str
+    refresh_token: str | None = None
+    id_token: str | None = None
+
+
+def routes(ops_clients: OpsClients, access_tokens: AccessTokens) -> list[HTTPRouteHandler]:
+    """The routes of `/oauth`."""
+
+    @post("/oauth/token", status_code=200, summary="Token endpoint", tags=["oauth"])
+    async def token(request: AnyRequest) -> OAuthTokens:
+        """OAuth 2 token endpoint, form-encoded. `grant_type=client_credentials` with HTTP Basic gives an operator's
+        token. Refusals have `error` as in RFC 6749."""
+        form = await form_of(request)
+        match form.get("grant_type"):
+            case "client_credentials":
+                return _client_credentials(request, form)
+            case None:
+                raise oauth_error(400, "invalid_request", "grant_type is required")
+            case _:
+                raise oauth_error(400, "unsupported_grant_type", "This grant type is not supported")
+
+    def _client_credentials(request: AnyRequest, form: dict[str, Any]) -> OAuthTokens:
+        credentials = basic_credentials(request)
+        try:
+            if credentials is None:
+                raise InvalidClient
+            client = ops_clients.authenticated(*credentials)
+        except InvalidClient:
+            log.info("client_refused")
+            raise oauth_error(
+                401, "invalid_client", "The client is not authenticated", challenge='Basic realm="sangam"'
+            ) from None
+        wanted = frozenset(form["scope"].split()) if "scope" in form else client.scopes
+        if not wanted <= client.scopes:
+            raise oauth_error(400, "invalid_scope", "The client may not have this scope")
+        scope = " ".join(sorted(wanted))
+        return OAuthTokens(
+            access_token=access_tokens.issue_ops(client.client_id, client.subject, scope),
+            token_type="Bearer",  # noqa: S106 - a type, not a secret
+            expires_in=int(OPS_LIFETIME.total_seconds()),
+            scope=scope,
+        )
+
+    return [token]
