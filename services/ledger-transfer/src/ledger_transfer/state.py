@@ -25,6 +25,7 @@ from events.contracts.ledger import (
     TransferReversed,
     TransferVoided,
 )
+from events.contracts.ledger_rules import RuleChanged, RuleCreated
 from events.contracts.registry import Event
 from events.envelope import derived_id
 
@@ -164,7 +165,10 @@ def evolve(state: LedgerState, event: Event) -> LedgerState:
     """The state after one event. Copies at most the customer's handful of accounts."""
     state = _evolve(state, event)
     if type(event) in rulebook.EVENTS:
-        return _replace(state, rules=rulebook.evolve(state.rules, event))
+        state = _replace(state, rules=rulebook.evolve(state.rules, event))
+        match event:
+            case RuleCreated(step_up_jti=jti, created_at=at) | RuleChanged(step_up_jti=jti, changed_at=at):
+                return _replace(state, step_ups=_stepped_up(state, jti, at))
     return state
 
 
