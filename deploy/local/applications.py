@@ -83,6 +83,8 @@ class Applications:
             specific = {
                 f"FEED_SECRET_{platform.upper()}": self._credentials.feed_secrets[platform] for platform in PLATFORMS
             }
+        elif service == "search":
+            specific = {"INDEX_DIRECTORY": str(self._directory / "search-index")}
         if service in KEY_RIGHTS:
             specific["SUBJECT_KEYS_URL"] = self._cell.keys_url(service)
             specific["SUBJECT_MASTER_KEY"] = self._credentials.subject_master_key

@@ -1,8 +1,11 @@
 """`/api/search`: one search box."""
 
+import asyncio
+import contextlib
 import time
-from datetime import datetime
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -11,29 +14,45 @@ from chassis.cursors import CursorCodec
 from chassis.money import format_amount
 from chassis.problems import invalid_field
 from chassis.tokens import Caller
-from litestar import get
+from events.outage import is_outage
+from litestar import delete, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import Parameter
+from prometheus_client import Counter
 
-from search.documents import Action, DocumentType, Platform, actions_of
-from search.filters import read_filters
-from search.projections.document import candidates
-from search.results import Facets, Place, Result, facets, page, rank
-from search.scoring import Highlight, Match, Query
+from search import fallback, recent
+from search.actions import Action, actions_of
+from search.documents import DocumentType, Platform, State
+from search.engine import Found
+from search.filters import Filters, read_filters
+from search.folding import canonical
+from search.grammar import ParsedFilter, parse
+from search.replica import Replica
+from search.results import Facets, Place, Result
+from search.scoring import Highlight, Match, Query, name_key
 
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 200
 QUERY_CHARACTERS_MAX = 200
+SUGGESTIONS_DEFAULT, SUGGESTIONS_MAX = 8, 20
+
+_CONTAINED_WAIT_S = 1.0
+_REMEMBER_WAIT_S = 0.25
+
+_answers = Counter("search_answers_total", "Answers by what gave them", ["engine"])
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
     type: DocumentType
     id: str
-    platform: Platform
+    platform: Platform | None
+    """null for what belongs to no platform alone: a notification, an insight."""
     title: str
     subtitle: str
-    amount: str
+    amount: str | None
     currency: str
+    category: str
+    state: State
     date: datetime
     score: int
     """100 exact, from 80 starts_with, from 60 contains, from 40 fuzzy."""
@@ -42,8 +61,16 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     actions: list[Action]
 
 
+class Interpretation(msgspec.Struct, frozen=True, kw_only=True):
+    """How the query was understood: what of it is looked for, and what restricts the search."""
+
+    text: str
+    filters: tuple[ParsedFilter, ...]
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     query: str
+    parsed: Interpretation
     took_ms: float
     position: int
     total: int
@@ -52,10 +79,34 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Over all results, not only this page."""
     next_cursor: str | None
     truncated: bool = False
-    """Present and true when more documents matched than are ranked: `total` counts the newest of them."""
+    """Present and true when more documents matched than were ranked: `total` counts the newest of them."""
 
 
-def routes(database: asyncpg.Pool, cursors: CursorCodec) -> list[HTTPRouteHandler]:
+class SuggestedQuery(msgspec.Struct, frozen=True, kw_only=True):
+    text: str
+    kind: Literal["recent", "title"]
+    type: DocumentType | None
+    """Of the document it is the title of."""
+    count: int
+    """How many of the caller's documents are called so."""
+
+
+class Suggestions(msgspec.Struct, frozen=True, kw_only=True):
+    items: list[SuggestedQuery]
+
+
+class RecentQuery(msgspec.Struct, frozen=True, kw_only=True):
+    query: str
+    searched_at: datetime
+
+
+class RecentQueries(msgspec.Struct, frozen=True, kw_only=True):
+    items: list[RecentQuery]
+    """The last one first."""
+    next_cursor: None = None
+
+
+def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> list[HTTPRouteHandler]:
     """The routes of this service."""
 
     @get("/api/search", summary="Search the caller's own data on both platforms")
@@ -74,10 +125,9 @@ def routes(database: asyncpg.Pool, cursors: CursorCodec) -> list[HTTPRouteHandle
         cursor: str | None = None,
     ) -> Answer:
         started = time.perf_counter()
-        query = Query(q)
-        if not query.folded:
+        if not q.strip():
             raise invalid_field("q", "must not be blank", "invalid_query")
-        filters = read_filters(
+        asked = read_filters(
             types=types,
             platforms=platforms,
             from_=from_,
@@ -86,29 +136,98 @@ def routes(database: asyncpg.Pool, cursors: CursorCodec) -> list[HTTPRouteHandle
             max_amount=max_amount,
             category=category,
         )
+        parsed = parse(canonical(q), datetime.now(UTC))
+        query, filters = Query(parsed.text), asked & parsed.filters
         # A cursor is good for the query and the filters it was made for.
-        purpose = msgspec.json.encode(["search", query.folded, filters]).decode()
+        purpose = msgspec.json.encode(["search", query.text, filters]).decode()
         after = None
         if cursor is not None:
             after = cursors.decode(cursor, Place, purpose=purpose, caller=caller.user_id)
-        found = await candidates(database, caller.user_id, query, filters)
-        results = rank(query, found.documents)
-        shown, last = page(results, after, limit)
+        answering = _answer(caller.user_id, caught_up, query, filters, after, limit)
+        if after is None:
+            (found, truncated), _ = await asyncio.gather(answering, _remember(caller.user_id, q.strip()))
+        else:
+            found, truncated = await answering
         next_cursor = None
-        if last is not None:
-            next_cursor = cursors.encode(last, purpose=purpose, caller=caller.user_id)
+        if found.next_place is not None:
+            next_cursor = cursors.encode(found.next_place, purpose=purpose, caller=caller.user_id)
         return Answer(
             query=q,
+            parsed=Interpretation(text=parsed.text, filters=parsed.parsed),
             took_ms=round((time.perf_counter() - started) * 1000, 2),
             position=found.position,
-            total=len(results),
-            items=[_item(result) for result in shown],
-            facets=facets(results),
+            total=found.total,
+            items=[_item(result) for result in found.results],
+            facets=found.facets,
             next_cursor=next_cursor,
-            truncated=found.truncated,
+            truncated=truncated,
         )
 
-    return [get_search]
+    @get("/api/search/suggestions", summary="Completions from the caller's own data")
+    async def get_suggestions(
+        caller: Caller,
+        caught_up: CaughtUp,
+        q: Annotated[str, Parameter(max_length=QUERY_CHARACTERS_MAX)] = "",
+        limit: Annotated[int, Parameter(ge=1, le=SUGGESTIONS_MAX)] = SUGGESTIONS_DEFAULT,
+    ) -> Suggestions:
+        text = name_key(q)
+        items = [
+            SuggestedQuery(text=row["query"], kind="recent", type=None, count=0)
+            for row in await recent.recent(database, caller.user_id)
+            if name_key(row["query"]).startswith(text)
+        ][: limit if not text else max(1, limit // 2)]
+        if text:
+            found = None
+            if await _contained(caught_up):
+                found = await replica.ask(lambda index: index.suggest(caller.user_id, text, limit))
+            if found is None:
+                found = await fallback.suggest(database, caller.user_id, text, limit)
+            known = {name_key(item.text) for item in items}
+            items += [
+                SuggestedQuery(text=each.title, kind="title", type=each.type, count=each.documents)
+                for each in found
+                if name_key(each.title) not in known
+            ]
+        return Suggestions(items=items[:limit])
+
+    @get("/api/search/recent", summary="The caller's last distinct queries")
+    async def get_recent(caller: Caller) -> RecentQueries:
+        rows = await recent.recent(database, caller.user_id)
+        return RecentQueries(items=[RecentQuery(query=row["query"], searched_at=row["searched_at"]) for row in rows])
+
+    @delete("/api/search/recent", summary="Forget the caller's queries")
+    async def delete_recent(caller: Caller) -> None:
+        await recent.forget(database, caller.user_id)
+
+    async def _answer(
+        user_id: UUID, caught_up: CaughtUp, query: Query, filters: Filters, after: Place | None, limit: int
+    ) -> tuple[Found, bool]:
+        if await _contained(caught_up):
+            found = await replica.ask(lambda index: index.search(user_id, query, filters, after, limit))
+            if found is not None:
+                _answers.labels("index").inc()
+                return found, False
+        _answers.labels("postgresql").inc()
+        return await fallback.search(database, user_id, query, filters, after, limit)
+
+    async def _contained(caught_up: CaughtUp) -> bool:
+        """Whether the index contains the write that the request names. The read model does, so that can answer too."""
+        if caught_up.position is None:
+            return True
+        applied = await database.fetchval("SELECT position FROM document_applied")
+        return applied is None or await replica.contains(applied, _CONTAINED_WAIT_S)
+
+    async def _remember(user_id: UUID, query: str) -> None:
+        # An answer from the index needs no database: it does not fail, or wait long, for this.
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REMEMBER_WAIT_S):
+                    await recent.remember(database, user_id, query)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+
+    return [get_search, get_suggestions, get_recent, delete_recent]
 
 
 def _item(result: Result) -> Item:
@@ -119,11 +238,13 @@ def _item(result: Result) -> Item:
         platform=document.platform,
         title=document.title,
         subtitle=document.subtitle,
-        amount=format_amount(document.amount_minor, document.currency),
+        amount=None if document.amount_minor is None else format_amount(document.amount_minor, document.currency),
         currency=document.currency,
+        category=document.category,
+        state=document.state,
         date=document.date,
         score=scored.score,
         match=scored.match,
         highlights=scored.highlights,
-        actions=actions_of(document.type, document.target),
+        actions=actions_of(document),
     )

@@ -1,76 +1,117 @@
-"""Everything that can be found, one row per document, and the account names their texts need."""
+"""Everything that can be found, one row per document, and the account names their texts need.
+
+It is what each replica's index is made from, and what answers while an index is not there (`fallback.py`). Each row
+tells the position of the event that wrote it last, and `search_removed` what is gone since when, so that an index
+asks for what is new since its own position.
+"""
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 import msgspec
-from events.contracts import contract_of, identity, ledger, trading
+from events.contracts import banking, contract_of, identity, ledger, ledger_rules, notification, trading, wealth
 from events.envelope import RecordedEvent
-from events.platform_items import PlatformItems
+from events.platform_items import LINK_CONFIRMED, PlatformItems
 
-from search.documents import AccountName, Document, account_name, accounts_of, documents_of
-from search.filters import AMOUNT_CURRENCY, Filters
-from search.folding import fold, words
-from search.scoring import Field, Query
+from search.documents import (
+    AccountName,
+    AllRead,
+    Change,
+    Document,
+    Removed,
+    Restated,
+    State,
+    account_name,
+    accounts_of,
+    changes_of,
+)
+from search.folding import words
+from search.scoring import AMOUNT
 
-CANDIDATES_MAX = 1_000
-"""How many documents are scored for one answer, the newest first. Scoring a thousand takes some tens of
-milliseconds; a query that more of the caller's documents match is too wide to be ranked usefully here, and
-the answer says so."""
-
-VOCABULARY_MAX = 20_000
-"""How many different words of the caller's documents are compared with a query's words for typing errors."""
+ERASED = "identity.user.erased"
 
 _ITEMS_AND_LINKS = frozenset(
-    contract_of(struct).type for struct in (trading.TradeExecuted, trading.PositionChanged, identity.LinkConfirmed)
+    contract_of(struct).type
+    for struct in (trading.TradeExecuted, trading.PositionChanged, banking.FundChanged, identity.LinkConfirmed)
 )
-_LEDGER = frozenset(
-    contract_of(struct).type for struct in (ledger.AccountOpened, ledger.AccountPosted, ledger.TransferCompleted)
+_OWN_STREAM = frozenset(
+    contract_of(struct).type
+    for struct in (
+        ledger.AccountOpened,
+        ledger.AccountPosted,
+        ledger.AccountFrozen,
+        ledger.AccountUnfrozen,
+        ledger.AccountClosed,
+        ledger.TransferCompleted,
+        ledger_rules.RuleCreated,
+        ledger_rules.RuleChanged,
+        ledger_rules.RulePaused,
+        ledger_rules.RuleResumed,
+        ledger_rules.RuleDeleted,
+        notification.NotificationRaised,
+        notification.NotificationRevised,
+        notification.NotificationRead,
+        notification.NotificationSnoozed,
+        wealth.InsightRaised,
+        wealth.InsightCleared,
+        wealth.InsightDismissed,
+    )
 )
+"""On the streams `<category>-<user>`."""
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(Document)
 
 
-class Candidates(NamedTuple):
-    """The documents worth scoring, of one state of the read model."""
-
-    position: int
-    """The position of the last event applied to the read model; 0 before the first."""
-    documents: list[Document]
-    truncated: bool
-    """There were more than `CANDIDATES_MAX`: only the newest are here."""
+class _Key(NamedTuple):
+    user_id: UUID
+    type: str
+    id: str
 
 
 class DocumentProjection:
     """The read model behind `/api/search`."""
 
     name = "document"
-    types = _LEDGER | _ITEMS_AND_LINKS
+    types = _OWN_STREAM | _ITEMS_AND_LINKS | {ERASED}
     _own_ddl = """
         CREATE TABLE IF NOT EXISTS account_name (
             account_id uuid PRIMARY KEY,
+            user_id uuid NOT NULL,
             platform text NOT NULL,
             name text NOT NULL
         );
+        CREATE INDEX IF NOT EXISTS account_name_by_user ON account_name (user_id);
         CREATE TABLE IF NOT EXISTS search_document (
             user_id uuid NOT NULL,
             type text NOT NULL,
             id text NOT NULL,
-            platform text NOT NULL,
-            title text NOT NULL,
-            subtitle text NOT NULL,
-            amount_minor bigint NOT NULL,
-            currency text NOT NULL,
+            platform text,
+            paise bigint,
             category text NOT NULL,
+            state text NOT NULL,
             date timestamptz NOT NULL,
-            target text NOT NULL,
-            fields text NOT NULL,
-            folded text NOT NULL,
+            version bigint NOT NULL,
+            position bigint NOT NULL,
+            document text NOT NULL,
             words text[] NOT NULL,
             PRIMARY KEY (user_id, type, id)
         );
         CREATE INDEX IF NOT EXISTS search_document_by_date ON search_document (user_id, date DESC);
+        CREATE INDEX IF NOT EXISTS search_document_by_position ON search_document (position);
+        CREATE TABLE IF NOT EXISTS search_removed (
+            position bigint NOT NULL,
+            user_id uuid NOT NULL,
+            type text,
+            id text
+        );
+        CREATE INDEX IF NOT EXISTS search_removed_by_position ON search_removed (position);
+        CREATE TABLE IF NOT EXISTS search_erased (
+            user_id uuid PRIMARY KEY
+        );
         CREATE TABLE IF NOT EXISTS document_applied (
             only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
             position bigint NOT NULL
@@ -87,44 +128,151 @@ class DocumentProjection:
         """
         if not events:
             return
-        accounts = await _account_names(db, events)
-        owned = [(UUID(event.stream_id), event) for event in events if event.type in _LEDGER]
-        items_and_links = [event for event in events if event.type in _ITEMS_AND_LINKS]
-        if items_and_links:
-            owned += await self._platform_items.resolve(db, items_and_links)
-        # One statement may not touch a row twice: of several states of a position the newest is written.
-        # A position's items may come out of order, an older state never replaces a newer one.
-        newest: dict[tuple[UUID, str, str], Document] = {}
-        for user_id, event in owned:
-            for document in documents_of(event, accounts):
-                key = (user_id, document.type, document.id)
-                if key not in newest or document.date >= newest[key].date:
-                    newest[key] = document
-        if newest:
-            await _upsert(db, [(user_id, document) for (user_id, _, _), document in newest.items()])
+        due = [(UUID(event.stream_id), event, event.position) for event in events if event.type in _OWN_STREAM]
+        due += await self._items(db, [event for event in events if event.type in _ITEMS_AND_LINKS])
+        erasures = [event for event in events if event.type == ERASED and event.subject is not None]
+        erased = await _erased(db, [user_id for user_id, _, _ in due])
+        due = [one for one in due if one[0] not in erased]
+        accounts = await _account_names(db, [(user_id, event) for user_id, event, _ in due])
+        changes = _Changes(db)
+        for user_id, event, position in due:
+            for change in changes_of(event, accounts):
+                await changes.take(user_id, change, position)
+        await changes.write()
+        for event in erasures:
+            assert event.subject is not None
+            await self._erase(db, event.subject, event.position)
         await db.execute(
             "INSERT INTO document_applied (position) VALUES ($1) "
             "ON CONFLICT (only_row) DO UPDATE SET position = excluded.position",
             events[-1].position,
         )
 
+    async def _items(
+        self, db: asyncpg.Connection, events: Sequence[RecordedEvent]
+    ) -> list[tuple[UUID, RecordedEvent, int]]:
+        """The platform items that take effect, each with the position at which it does: an item that waited for a
+        link has that of the link, for what is written then must be newer than every index."""
+        due = []
+        for is_link, run in groupby(events, lambda event: event.type == LINK_CONFIRMED):
+            for part in [[link] for link in run] if is_link else [list(run)]:
+                for user_id, event in await self._platform_items.resolve(db, part):
+                    due.append((user_id, event, part[0].position if is_link else event.position))
+        return due
 
-async def _account_names(db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> dict[UUID, AccountName]:
+    async def _erase(self, db: asyncpg.Connection, user_id: UUID, position: int) -> None:
+        """Everything of a person goes, and nothing of theirs comes again."""
+        for table in ("search_document", "search_removed", "account_name"):
+            await db.execute(f"DELETE FROM {table} WHERE user_id = $1", user_id)
+        await db.execute("INSERT INTO search_erased (user_id) VALUES ($1) ON CONFLICT DO NOTHING", user_id)
+        await db.execute("INSERT INTO search_removed (position, user_id) VALUES ($1, $2)", position, user_id)
+        # No read model, so not there in a rebuild.
+        if await db.fetchval("SELECT to_regclass('recent_search') IS NOT NULL"):
+            await db.execute("DELETE FROM recent_search WHERE user_id = $1", user_id)
+
+
+class _Changes:
+    """Changes of documents in their order, written a table at a time."""
+
+    def __init__(self, db: asyncpg.Connection) -> None:
+        self._db = db
+        self._documents: dict[_Key, tuple[Document, int]] = {}
+        self._states: dict[_Key, tuple[State, int]] = {}
+        self._removed: dict[_Key, int] = {}
+
+    async def take(self, user_id: UUID, change: Change, position: int) -> None:
+        match change:
+            case AllRead():
+                await self.write()  # those before it in this batch are read, too
+                await self._db.execute(
+                    "UPDATE search_document SET state = 'read', position = $3"
+                    " WHERE user_id = $1 AND type = 'notification' AND state = 'unread' AND version <= $2",
+                    user_id,
+                    change.version,
+                    position,
+                )
+            case Document():
+                key = _Key(user_id, change.type, change.id)
+                # A position's items may come out of order: an older state never replaces a newer one.
+                if key not in self._documents or change.date >= self._documents[key][0].date:
+                    self._documents[key] = change, position
+                    if key in self._states:
+                        await self.write_states()
+            case Restated():
+                key = _Key(user_id, change.type, change.id)
+                if key in self._documents:
+                    document, _ = self._documents[key]
+                    self._documents[key] = msgspec.structs.replace(document, state=change.state), position
+                else:
+                    self._states[key] = change.state, position
+            case Removed():
+                key = _Key(user_id, change.type, change.id)
+                self._documents.pop(key, None)
+                self._states.pop(key, None)
+                self._removed[key] = position
+
+    async def write(self) -> None:
+        await self.write_states()
+        if self._removed:
+            rows = [(*key, position) for key, position in self._removed.items()]
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            await self._db.execute(
+                "DELETE FROM search_document"
+                " USING unnest($1::uuid[], $2::text[], $3::text[]) AS gone (user_id, type, id)"
+                " WHERE search_document.user_id = gone.user_id AND search_document.type = gone.type"
+                " AND search_document.id = gone.id",
+                *columns[:3],
+            )
+            await self._db.execute(
+                "INSERT INTO search_removed (user_id, type, id, position)"
+                " SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[])",
+                *columns,
+            )
+            self._removed.clear()
+        if self._documents:
+            await _upsert(self._db, self._documents)
+            self._documents.clear()
+
+    async def write_states(self) -> None:
+        if not self._states:
+            return
+        rows = [(*key, state, position) for key, (state, position) in self._states.items()]
+        await self._db.execute(
+            "UPDATE search_document SET state = new.state, position = new.position"
+            " FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[])"
+            " AS new (user_id, type, id, state, position)"
+            " WHERE search_document.user_id = new.user_id AND search_document.type = new.type"
+            " AND search_document.id = new.id",
+            *[list(column) for column in zip(*rows, strict=True)],
+        )
+        self._states.clear()
+
+
+async def _erased(db: asyncpg.Connection, user_ids: Sequence[UUID]) -> set[UUID]:
+    if not user_ids:
+        return set()
+    rows = await db.fetch("SELECT user_id FROM search_erased WHERE user_id = ANY($1)", list(set(user_ids)))
+    return {UUID(int=row["user_id"].int) for row in rows}
+
+
+async def _account_names(db: asyncpg.Connection, due: Sequence[tuple[UUID, RecordedEvent]]) -> dict[UUID, AccountName]:
     """Records the accounts opened in this batch; gives the names of all accounts it mentions."""
-    names = {
-        event.payload.account_id: account_name(event.payload)
-        for event in events
-        if isinstance(event.payload, ledger.AccountOpened)
-    }
+    names: dict[UUID, AccountName] = {}
+    owners: list[UUID] = []
+    for user_id, event in due:
+        if isinstance(event.payload, ledger.AccountOpened):
+            names[event.payload.account_id] = account_name(event.payload)
+            owners.append(user_id)
     if names:
         await db.execute(
-            "INSERT INTO account_name (account_id, platform, name) "
-            "SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[])",
+            "INSERT INTO account_name (account_id, user_id, platform, name) "
+            "SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])",
             list(names),
+            owners,
             [account.platform for account in names.values()],
             [account.name for account in names.values()],
         )
-    mentioned = {account for event in events for account in accounts_of(event.payload)} - names.keys()
+    mentioned = {account for _, event in due for account in accounts_of(event.payload)} - names.keys()
     if mentioned:
         rows = await db.fetch(
             "SELECT account_id, platform, name FROM account_name WHERE account_id = ANY($1)", list(mentioned)
@@ -133,135 +281,52 @@ async def _account_names(db: asyncpg.Connection, events: Sequence[RecordedEvent]
     return names
 
 
-async def _upsert(db: asyncpg.Connection, documents: Sequence[tuple[UUID, Document]]) -> None:
-    rows = []
-    for user_id, document in documents:
-        # A line break folds to a space, so it never occurs inside a field and nothing matches across it.
-        folded = "\n".join(fold(field.value).text for field in document.fields)
-        rows.append(
-            (
-                user_id,
-                document.type,
-                document.id,
-                document.platform,
-                document.title,
-                document.subtitle,
-                document.amount_minor,
-                document.currency,
-                document.category,
-                document.date,
-                document.target,
-                msgspec.json.encode(document.fields).decode(),
-                folded,
-                # As text: unnest would flatten an array of arrays.
-                " ".join(dict.fromkeys(words(folded))),
-            )
+async def _upsert(db: asyncpg.Connection, documents: dict[_Key, tuple[Document, int]]) -> None:
+    rows = [
+        (
+            key.user_id,
+            document.type,
+            document.id,
+            document.platform,
+            document.paise,
+            document.category,
+            document.state,
+            document.date,
+            document.version,
+            position,
+            _encode(document).decode(),
+            # As text: unnest would flatten an array of arrays.
+            " ".join(words_of(document)),
         )
+        for key, (document, position) in documents.items()
+    ]
     await db.execute(
         """
-        INSERT INTO search_document (user_id, type, id, platform, title, subtitle, amount_minor, currency,
-                                     category, date, target, fields, folded, words)
-        SELECT user_id, type, id, platform, title, subtitle, amount_minor, currency,
-               category, date, target, fields, folded, string_to_array(words, ' ')
-        FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-                    $8::text[], $9::text[], $10::timestamptz[], $11::text[], $12::text[], $13::text[],
-                    $14::text[])
-             AS new (user_id, type, id, platform, title, subtitle, amount_minor, currency,
-                     category, date, target, fields, folded, words)
+        INSERT INTO search_document (user_id, type, id, platform, paise, category, state, date, version, position,
+                                     document, words)
+        SELECT user_id, type, id, platform, paise, category, state, date, version, position,
+               document, string_to_array(words, ' ')
+        FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[],
+                    $8::timestamptz[], $9::bigint[], $10::bigint[], $11::text[], $12::text[])
+             AS new (user_id, type, id, platform, paise, category, state, date, version, position, document, words)
         ON CONFLICT (user_id, type, id) DO UPDATE
-        SET title = excluded.title, subtitle = excluded.subtitle, amount_minor = excluded.amount_minor,
-            currency = excluded.currency, category = excluded.category, date = excluded.date,
-            target = excluded.target, fields = excluded.fields, folded = excluded.folded,
-            words = excluded.words
+        SET platform = excluded.platform, paise = excluded.paise, category = excluded.category,
+            state = excluded.state, date = excluded.date, version = excluded.version, position = excluded.position,
+            document = excluded.document, words = excluded.words
         WHERE excluded.date >= search_document.date
         """,
         *[list(column) for column in zip(*rows, strict=True)],
     )
 
 
-# Who the caller is comes from the token, and everything is asked for the caller only.
-_CALLERS_FILTERED = """
-    user_id = $1
-    AND ($2::text[] IS NULL OR type = ANY($2)) AND ($3::text[] IS NULL OR platform = ANY($3))
-    AND ($4::timestamptz IS NULL OR date >= $4) AND ($5::timestamptz IS NULL OR date < $5)
-    AND ($6::bigint IS NULL OR amount_minor >= $6) AND ($7::bigint IS NULL OR amount_minor <= $7)
-    AND (($6 IS NULL AND $7 IS NULL) OR currency = $8) AND ($9::text IS NULL OR category = $9)
-"""
-
-
-async def candidates(database: asyncpg.Pool, user_id: UUID, query: Query, filters: Filters) -> Candidates:
-    """The documents of `user_id` that can answer `query`: each of its words is in the document, or, but for
-    typing errors, is one of the document's words."""
-    restriction = (
-        user_id,
-        filters.types,
-        filters.platforms,
-        filters.since,
-        filters.until,
-        filters.min_amount_minor,
-        filters.max_amount_minor,
-        AMOUNT_CURRENCY,
-        filters.category,
-    )
-    query_words = list(dict.fromkeys(query.words))
-    spellings = await _spellings(database, restriction, query, query_words)
-    conditions = [
-        f"(strpos(folded, ${10 + 2 * index}) > 0 OR words && ${11 + 2 * index}::text[])"
-        for index in range(len(query_words))
-    ]
-    values = [value for word in query_words for value in (word, spellings[word])]
-    limit = 10 + 2 * len(query_words)
-    # The only text put into the statement are the numbers of its own parameters.
-    statement = f"""
-        SELECT coalesce(applied.position, 0) AS applied_position, found.*
-        FROM (SELECT 1) AS one
-        LEFT JOIN document_applied AS applied ON true
-        LEFT JOIN (
-            SELECT type, id, platform, title, subtitle, amount_minor, currency, category, date, target, fields
-            FROM search_document
-            WHERE {_CALLERS_FILTERED} AND {" AND ".join(conditions)}
-            ORDER BY date DESC, type, id
-            LIMIT ${limit}
-        ) AS found ON true
-        """
-    rows = await database.fetch(statement, *restriction, *values, CANDIDATES_MAX + 1)
-    documents = [_document(row) for row in rows if row["id"] is not None]
-    return Candidates(
-        position=rows[0]["applied_position"],
-        documents=documents[:CANDIDATES_MAX],
-        truncated=len(documents) > CANDIDATES_MAX,
+def words_of(document: Document) -> tuple[str, ...]:
+    """The words a document is found by, each once."""
+    return tuple(
+        dict.fromkeys(word for field in document.fields if field.name != AMOUNT for word in words(field.value))
     )
 
 
-async def _spellings(
-    database: asyncpg.Pool, restriction: tuple[Any, ...], query: Query, query_words: Sequence[str]
-) -> dict[str, list[str]]:
-    """For each word of the query, the words of the caller's documents that it may be a misspelling of."""
-    if not query.can_be_misspelt:
-        return {word: [] for word in query_words}
-    statement = f"""
-        SELECT DISTINCT word FROM search_document, unnest(words) AS word
-        WHERE {_CALLERS_FILTERED}
-        ORDER BY word
-        LIMIT {VOCABULARY_MAX}
-        """
-    rows = await database.fetch(statement, *restriction)
-    vocabulary = [row["word"] for row in rows]
-    return {word: [other for other in vocabulary if query.edits(word, other) is not None] for word in query_words}
-
-
-def _document(row: asyncpg.Record) -> Document:
-    date: datetime = row["date"]
-    return Document(
-        type=row["type"],
-        id=row["id"],
-        platform=row["platform"],
-        title=row["title"],
-        subtitle=row["subtitle"],
-        amount_minor=row["amount_minor"],
-        currency=row["currency"],
-        category=row["category"],
-        date=date,
-        target=row["target"],
-        fields=msgspec.json.decode(row["fields"], type=list[Field]),
-    )
+def document_in(row: asyncpg.Record) -> Document:
+    """The document of a row with its `document` and `state`: the state changes without the text."""
+    document = _decoder.decode(row["document"])
+    return document if document.state == row["state"] else msgspec.structs.replace(document, state=row["state"])
