@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from events.decisions import Streams
+from events.store import EventStore
 from wealth.api import routes
+from wealth.desk import Desk
+from wealth.insights import Thresholds
+from wealth.noticed import WealthState, evolve
 from wealth.projections import PROJECTIONS
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
@@ -25,6 +30,18 @@ async def world(cell: "Cell") -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    async with open_client(world, routes(world.db)) as opened:
+async def streams(cell: "Cell") -> AsyncIterator["Streams[WealthState]"]:
+    store = await EventStore.connect(cell.store_url("wealth"))
+    yield Streams(store, "wealth", WealthState(), evolve)
+    await store.close()
+
+
+@pytest.fixture
+def desk(world: World) -> Desk:
+    return Desk(world.db, Thresholds())
+
+
+@pytest.fixture
+async def client(world: World, desk: Desk, streams: "Streams[WealthState]") -> AsyncIterator[httpx.AsyncClient]:
+    async with open_client(world, routes(world.db, desk, streams)) as opened:
         yield opened

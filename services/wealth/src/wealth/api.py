@@ -1,160 +1,190 @@
-"""`/api/wealth`: what the customer is worth."""
+"""`/api/wealth`: what the customer is worth, how their money did, how healthy it is, and what to know about it."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Annotated, Any
+from uuid import UUID
 
 import asyncpg
 import msgspec
-from chassis.consistency import CaughtUp
-from chassis.money import format_amount
-from chassis.problems import invalid_field
-from chassis.request import AnyRequest
+from chassis.consistency import HEADER, CaughtUp, consistency_token
+from chassis.problems import Problem, invalid_field
+from chassis.request import AnyRequest, metadata_of
 from chassis.tokens import Caller
-from litestar import get
+from events.decisions import Streams
+from events.envelope import derived_id
+from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from wealth.networth import CURRENCY, NetWorth, net_worth
-from wealth.projections.holdings import snapshot
+from wealth import queries
+from wealth.answers import (
+    HealthAnswer,
+    InsightsAnswer,
+    NetWorthAnswer,
+    PerformanceAnswer,
+    SummaryAnswer,
+    health_answer,
+    insight_answers,
+    net_worth_answer,
+    performance_answer,
+    summary_answer,
+)
+from wealth.desk import Desk
+from wealth.explaining import (
+    FIGURES,
+    ITEM_FIGURES,
+    PERIOD_FIGURES,
+    Explanation,
+    explain_health,
+    explain_items,
+    explain_period,
+    explain_realized,
+)
+from wealth.ledger_lines import IST
+from wealth.noticed import InsightNotFound, WealthState, dismiss
+from wealth.performance import PERIODS
 
-NOTHING_LINKED = "no linked accounts"
-
-
-class Banking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    total: str | None
-    savings: str | None
-    current: str | None
-    fixed_deposits: str | None
-    reason: str | None = None
-    """Why a figure is null; absent where every figure is known."""
-
-
-class Trading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    total: str | None
-    wallet: str | None
-    open_positions: str | None
-    realized_pnl: str | None
-    """Shown, not added: it is in the wallet."""
-    reason: str | None = None
-
-
-class Investments(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    total: str | None
-    fixed_deposits: str | None
-    """The same deposits as under banking; `total` of the whole counts them once."""
-    mutual_funds: str | None
-    reason: str | None = None
-
-
-class Liabilities(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    total: str | None
-    loans: str | None
-    reason: str | None = None
+EVENTS_MAX = 200
+_EARLIEST_YEAR = 1970
+_DISMISSALS = UUID("0b9d3a4e-7a51-5a80-b8f3-52ab6f6f7d0c")
 
 
-class Allocation(msgspec.Struct, frozen=True, kw_only=True, rename={"asset_class": "class"}):
-    asset_class: str
-    amount: str
-    percent: str
+class Dismissed(msgspec.Struct, frozen=True, kw_only=True):
+    id: UUID
+    status: str = "dismissed"
 
 
-class Unconverted(msgspec.Struct, frozen=True, kw_only=True, rename={"asset_class": "class"}):
-    asset_class: str
-    currency: str
-    amount: str
-
-
-class NetWorthAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Figures in `currency`; a figure that is not known is null, with a `reason` beside it."""
-
-    as_of: datetime | None
-    """When the last event in these figures was recorded; null before there was any."""
-    position: int
-    currency: str
-    total: str | None
-    banking: Banking
-    trading: Trading
-    investments: Investments
-    liabilities: Liabilities
-    allocation: list[Allocation]
-    """The assets, with percents that sum to 100.00; what is owed is not subtracted here."""
-    unconverted: list[Unconverted] = []
-    """Holdings in other currencies. They are in no figure, because there is no rate to convert them at."""
-    reason: str | None = None
-
-
-def routes(database: asyncpg.Pool) -> list[HTTPRouteHandler]:
+def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") -> list[HTTPRouteHandler]:
     """The routes of this service."""
 
-    @get("/api/wealth/net-worth", summary="Net worth over both platforms")
-    async def get_net_worth(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> NetWorthAnswer:
-        for name in request.query_params:
-            # Today's figures must not be mistaken for what an ignored parameter asked for, such as `as_of`.
+    @get("/api/wealth/net-worth", summary="Net worth over both platforms, now or at a past instant")
+    async def get_net_worth(
+        request: AnyRequest, caller: Caller, caught_up: CaughtUp, as_of: str | None = None
+    ) -> NetWorthAnswer:
+        _only(request, "as_of")
+        if as_of is None:
+            look = await desk.look(caller.user_id)
+            picture = look.computed.picture
+            return net_worth_answer(look.as_of, look.position, picture.linked, look.computed.worth)
+        at = _instant(as_of, desk.clock())
+        past = await queries.past_worth(database, caller.user_id, at)
+        return net_worth_answer(at, past.position, past.linked, past.figures)
+
+    @get("/api/wealth/performance", summary="Returns of the last 30, 90 or 365 days")
+    async def get_performance(
+        request: AnyRequest, caller: Caller, caught_up: CaughtUp, period: str = "365"
+    ) -> PerformanceAnswer:
+        _only(request, "period")
+        days = _period(period)
+        look = await desk.look(caller.user_id)
+        return performance_answer(look.position, look.computed, look.computed.performance[days])
+
+    @get("/api/wealth/health", summary="Financial health score with its factors")
+    async def get_health(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> HealthAnswer:
+        _only(request)
+        look = await desk.look(caller.user_id)
+        return health_answer(look.position, look.computed.health)
+
+    @get("/api/wealth/insights", summary="What is worth knowing, most important first")
+    async def get_insights(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> InsightsAnswer:
+        _only(request)
+        look = await desk.look(caller.user_id)
+        return InsightsAnswer(position=look.position, items=insight_answers(look.computed))
+
+    @post("/api/wealth/insights/{insight_id:uuid}/dismiss", status_code=200, summary="Do not show this insight again")
+    async def post_dismiss(request: AnyRequest, caller: Caller, insight_id: UUID) -> Response[Dismissed]:
+        look = await desk.look(caller.user_id)
+        now = desk.clock()
+        _, version = await streams.load(caller.user_id)
+        try:
+            decided = await streams.execute(
+                caller.user_id,
+                lambda state: dismiss(state, insight_id, look.computed.shown, now),
+                event_id=derived_id(_DISMISSALS, caller.user_id, insight_id, version),
+                subject=caller.user_id,
+                metadata=metadata_of(request, f"user:{caller.user_id}", caller.platform),
+            )
+        except InsightNotFound as error:
+            raise Problem(404, error.code, str(error)) from None
+        headers = {HEADER: consistency_token(decided.event_id)} if decided.events else {}
+        return Response(Dismissed(id=insight_id), headers=headers)
+
+    @get("/api/wealth/summary", summary="Every figure, at one position of the log")
+    async def get_summary(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> SummaryAnswer:
+        _only(request)
+        look = await desk.look(caller.user_id)
+        return summary_answer(look.position, look.as_of, look.computed, PERIODS)
+
+    @get("/api/wealth/explain/{figure:str}", summary="The formula and the events behind a figure")
+    async def get_explanation(
+        request: AnyRequest,
+        caller: Caller,
+        caught_up: CaughtUp,
+        figure: str,
+        as_of: str | None = None,
+        period: str = "365",
+        limit: str = "50",
+    ) -> Explanation:
+        if figure not in FIGURES:
+            raise Problem(404, "figure_not_found", f"There is no such figure; there are {', '.join(FIGURES)}")
+        allowed = "as_of" if figure in ITEM_FIGURES or figure == "realized_pnl" else "period"
+        _only(request, "limit", *([allowed] if figure != "health" else []))
+        events = _limit(limit)
+        if figure == "health" or figure in PERIOD_FIGURES:
+            days = _period(period)
+            look = await desk.look(caller.user_id)
+            if figure == "health":
+                return explain_health(look.computed, look.position)
+            return await explain_period(database, caller.user_id, figure, look.computed, days, look.position, events)
+        # A clock ahead of ours may have reported of tomorrow, and today's figures contain that.
+        asked = _instant(as_of, desk.clock()) if as_of is not None else None
+        at = asked or datetime(9999, 1, 1, tzinfo=UTC)
+        past = await queries.past_worth(database, caller.user_id, at)
+        if figure == "realized_pnl":
+            return await explain_realized(database, caller.user_id, at, asked, past.position, past.figures, events)
+        return await explain_items(
+            database, caller.user_id, figure, at, asked, past.position, past.values, past.figures, events
+        )
+
+    return [get_net_worth, get_performance, get_health, get_insights, post_dismiss, get_summary, get_explanation]
+
+
+def _only(request: AnyRequest, *known: str) -> None:
+    """Today's figures must not be mistaken for what an ignored parameter asked for."""
+    for name in request.query_params:
+        if name not in known:
             raise invalid_field(name, "is not a parameter of this route", "unknown_parameter")
-        state = await snapshot(database, caller.user_id)
-        return answer(state.as_of, state.position, state.holdings.linked, net_worth(state.holdings))
-
-    return [get_net_worth]
 
 
-def answer(as_of: datetime | None, position: int, linked: frozenset[str], figures: NetWorth) -> NetWorthAnswer:
-    """The figures in the shape of the contract."""
-
-    def reason(platform: str, *parts: int | None) -> str | None:
-        if None not in parts:
-            return None
-        if not linked:
-            return NOTHING_LINKED
-        return f"{platform} not linked" if platform not in linked else "held in another currency"
-
-    bank = (figures.savings, figures.current, figures.fixed_deposits)
-    return NetWorthAnswer(
-        as_of=as_of,
-        position=position,
-        currency=CURRENCY,
-        total=_amount(figures.total),
-        banking=Banking(
-            total=_amount(figures.banking_total),
-            savings=_amount(figures.savings),
-            current=_amount(figures.current),
-            fixed_deposits=_amount(figures.fixed_deposits),
-            reason=reason("bfc", *bank),
-        ),
-        trading=Trading(
-            total=_amount(figures.trading_total),
-            wallet=_amount(figures.wallet),
-            open_positions=_amount(figures.open_positions),
-            realized_pnl=_amount(figures.realized_pnl),
-            reason=reason("vyomo", figures.wallet, figures.open_positions, figures.realized_pnl),
-        ),
-        investments=Investments(
-            total=_amount(figures.investments_total),
-            fixed_deposits=_amount(figures.fixed_deposits),
-            mutual_funds=_amount(figures.mutual_funds),
-            reason=reason("bfc", figures.fixed_deposits, figures.mutual_funds),
-        ),
-        liabilities=Liabilities(
-            total=_amount(figures.loans),
-            loans=_amount(figures.loans),
-            reason=reason("bfc", figures.loans),
-        ),
-        allocation=[
-            Allocation(
-                asset_class=share.asset_class,
-                amount=format_amount(share.amount_minor, CURRENCY),
-                percent=f"{share.percent_bp // 100}.{share.percent_bp % 100:02d}",
-            )
-            for share in figures.allocation
-        ],
-        unconverted=[
-            Unconverted(
-                asset_class=item.asset_class,
-                currency=item.currency,
-                amount=format_amount(item.amount_minor, item.currency),
-            )
-            for item in figures.unconverted
-        ],
-        reason=None if figures.total is not None else NOTHING_LINKED if not linked else "held in another currency",
-    )
+def _period(text: str) -> int:
+    if text not in {str(days) for days in PERIODS}:
+        raise invalid_field("period", f"must be one of {', '.join(map(str, PERIODS))}")
+    return int(text)
 
 
-def _amount(minor: int | None) -> str | None:
-    return None if minor is None else format_amount(minor, CURRENCY)
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= EVENTS_MAX:
+        raise invalid_field("limit", f"must be a number from 1 to {EVENTS_MAX}")
+    return int(text)
+
+
+def _instant(text: str, now: datetime) -> datetime:
+    """A past instant: RFC 3339 with its offset, or a date, which means its end in India."""
+    moment: Any
+    try:
+        if len(text) == len("2026-02-12"):
+            day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone(IST))
+            moment = min(day + timedelta(days=1) - timedelta(microseconds=1), now)
+            if day > now:
+                raise invalid_field("as_of", "must not be in the future")
+        else:
+            # A + in a query string is a space unless it was escaped.
+            moment = msgspec.convert(text.replace(" ", "+"), Annotated[datetime, msgspec.Meta(tz=True)])
+        moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError, msgspec.ValidationError):
+        raise invalid_field("as_of", "must be a time such as 2026-02-12T09:00:00Z, or a date") from None
+    if moment.year < _EARLIEST_YEAR:
+        raise invalid_field("as_of", "is not a plausible time")
+    if moment > now:
+        raise invalid_field("as_of", "must not be in the future")
+    assert isinstance(moment, datetime)
+    return moment

@@ -10,7 +10,7 @@ the sum of its parts. A figure we cannot know is None, never 0:
 Whatever is held in another currency is listed in `unconverted` and is in no figure.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
 
@@ -73,6 +73,17 @@ class Holdings(msgspec.Struct, frozen=True, kw_only=True):
     funds: tuple[Fund, ...] = ()
     positions: tuple[Position, ...] = ()
     realized: tuple[RealizedPnl, ...] = ()
+
+
+class Valued(msgspec.Struct, frozen=True, kw_only=True):
+    """One account, loan, fund or position at its value; a debt's is negative."""
+
+    item: str
+    """`account:<id>`, `loan:<id>`, `fund:<scheme>` or `position:<id>`."""
+    asset_class: str
+    currency: str
+    label: str = ""
+    value_minor: int
 
 
 class Unconverted(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,40 +156,70 @@ def position_value_minor(position: Position) -> int:
 
 
 def net_worth(holdings: Holdings) -> NetWorth:
-    """The figures of one customer."""
+    """The figures of one customer's holdings."""
+    values = [
+        Valued(item="account:", asset_class=a.kind, currency=a.currency, value_minor=a.balance_minor)
+        for a in holdings.accounts
+    ]
+    values += [
+        Valued(item="loan:", asset_class="loan", currency=loan.currency, value_minor=-loan.outstanding_minor)
+        for loan in holdings.loans
+    ]
+    values += [
+        Valued(item="fund:", asset_class="fund", currency=fund.currency, value_minor=fund_value_minor(fund))
+        for fund in holdings.funds
+    ]
+    values += [
+        Valued(item="position:", asset_class=p.instrument, currency=p.currency, value_minor=position_value_minor(p))
+        for p in holdings.positions
+    ]
+    return figures(holdings.linked, values, {item.currency: item.amount_minor for item in holdings.realized})
+
+
+FIGURE_OF = {
+    "savings": "savings",
+    "current": "current",
+    "fixed_deposit": "fixed_deposits",
+    "fund": "mutual_funds",
+    "trading_wallet": "wallet",
+    "option": "open_positions",
+    "future": "open_positions",
+    "equity": "open_positions",
+    "loan": "loans",
+}
+"""The figure that each class of item is part of."""
+
+
+def figures(
+    linked: frozenset[Literal["bfc", "vyomo"]], values: Sequence[Valued], realized: Mapping[str, int]
+) -> NetWorth:
+    """The figures of everything a customer has and owes; `realized` is profit and loss by currency."""
+    by_figure: dict[str, dict[str, int]] = {figure: {} for figure in FIGURE_OF.values()}
+    for value in values:
+        sums = by_figure[FIGURE_OF[value.asset_class]]
+        sums[value.currency] = sums.get(value.currency, 0) + value.value_minor
     unconverted: list[Unconverted] = []
 
-    def figure(
-        platform: Literal["bfc", "vyomo"],
-        asset_class: str,
-        amounts: Iterable[tuple[str, int]],
-        sign: Literal[1, -1] = 1,
-    ) -> int | None:
-        by_currency: dict[str, int] = {}
-        for currency, amount_minor in amounts:
-            by_currency[currency] = by_currency.get(currency, 0) + amount_minor
-        ours = by_currency.pop(CURRENCY, None)
+    def figure(platform: Literal["bfc", "vyomo"], name: str, shown_as: str | None = None) -> int | None:
+        by_currency = by_figure[name]
         unconverted.extend(
-            Unconverted(asset_class=asset_class, currency=currency, amount_minor=sign * amount_minor)
+            Unconverted(asset_class=shown_as or name, currency=currency, amount_minor=amount_minor)
             for currency, amount_minor in sorted(by_currency.items())
+            if currency != CURRENCY
         )
-        if ours is None and platform in holdings.linked and not by_currency:
+        if not by_currency and platform in linked:
             return 0  # the platform is linked and reported none: a fact
-        return ours
+        return by_currency.get(CURRENCY)
 
-    accounts = _balances(holdings.accounts)
-    savings = figure("bfc", "savings", accounts("savings"))
-    current = figure("bfc", "current", accounts("current"))
-    fixed_deposits = figure("bfc", "fixed_deposits", accounts("fixed_deposit"))
-    mutual_funds = figure("bfc", "mutual_funds", ((f.currency, fund_value_minor(f)) for f in holdings.funds))
-    wallet = figure("vyomo", "trading_wallet", accounts("trading_wallet"))
-    open_positions = figure(
-        "vyomo", "open_positions", ((p.currency, position_value_minor(p)) for p in holdings.positions)
-    )
-    loans = figure("bfc", "loans", ((loan.currency, loan.outstanding_minor) for loan in holdings.loans), sign=-1)
+    savings = figure("bfc", "savings")
+    current = figure("bfc", "current")
+    fixed_deposits = figure("bfc", "fixed_deposits")
+    mutual_funds = figure("bfc", "mutual_funds")
+    wallet = figure("vyomo", "wallet", "trading_wallet")
+    open_positions = figure("vyomo", "open_positions")
+    debts = figure("bfc", "loans")
     # Realised P&L is no holding: in another currency it is already part of that wallet, so it is not listed.
-    realized = {item.currency: item.amount_minor for item in holdings.realized}
-    realized_pnl = realized.get(CURRENCY, 0 if "vyomo" in holdings.linked and not realized else None)
+    realized_pnl = realized.get(CURRENCY, 0 if "vyomo" in linked and not realized else None)
     return NetWorth(
         savings=savings,
         current=current,
@@ -187,7 +228,7 @@ def net_worth(holdings: Holdings) -> NetWorth:
         wallet=wallet,
         open_positions=open_positions,
         realized_pnl=realized_pnl,
-        loans=loans,
+        loans=None if debts is None else -debts,
         allocation=allocate(
             (
                 ("savings", savings),
@@ -221,10 +262,6 @@ def allocate(classes: Sequence[tuple[str, int | None]]) -> tuple[Share, ...]:
         Share(asset_class=name, amount_minor=amount, percent_bp=percent)
         for (name, amount), percent in zip(assets, percents, strict=True)
     )
-
-
-def _balances(accounts: Sequence[Account]) -> Callable[[str], list[tuple[str, int]]]:
-    return lambda kind: [(a.currency, a.balance_minor) for a in accounts if a.kind == kind]
 
 
 def _sum_known(*parts: int | None) -> int | None:

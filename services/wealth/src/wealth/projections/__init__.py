@@ -2,7 +2,8 @@
 
 from events.projections import Projection
 
-from wealth.projections.holdings import HoldingsProjection
+from wealth.projections.noticed import NoticedProjection
+from wealth.projections.timeline import TimelineProjection
 
-PROJECTIONS: tuple[Projection, ...] = (HoldingsProjection(),)
+PROJECTIONS: tuple[Projection, ...] = (TimelineProjection(), NoticedProjection())
 """All of them: one consumer applies them in one transaction, so that they always agree."""
