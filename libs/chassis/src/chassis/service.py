@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Generic
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -21,10 +22,11 @@ from events.outage import is_outage, until_it_works
 from events.projections import Projection, Projections
 from events.sealing import SubjectKeys
 from events.store import EventStore
+from events.worker import Operator
 from litestar import Litestar
 from typing_extensions import TypeVar
 
-from chassis import telemetry
+from chassis import operating, telemetry
 from chassis.access import access_models, active_keys, take_snapshot
 from chassis.revocations import Revocations
 from chassis.settings import SealingSettings, ServiceSettings, SettingsError, load
@@ -72,6 +74,8 @@ class Runtime(Generic[S]):
         self._failure: BaseException | None = None
         self.stopping = asyncio.Event()
         """Set when the service begins to stop."""
+        self.operating = False
+        """Whether this process is a worker for one operation (`chassis.operating`): it serves and consumes nothing."""
         self._access = self.follow(self._on_access_events)
         self.revocations.follow(self._access)
 
@@ -131,6 +135,9 @@ class Runtime(Generic[S]):
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         """Runs `coroutine` until the service stops. If it fails, the service ends with a non-zero exit."""
+        if self.operating:
+            coroutine.close()
+            return
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
@@ -162,6 +169,14 @@ class Runtime(Generic[S]):
                     reasons.append(f"{consumer.name} is {lag} events behind")
         return reasons
 
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """What consumers do with events, by the consumer's full name."""
+        if "projections" not in self._consumers:
+            self.project()
+        consumers = self._consumers.values()
+        return {consumer.name: handler for consumer, handler in zip(consumers, self._handlers, strict=True)}
+
     async def start_consumers(self) -> None:
         """Creates the tables of all handlers, so that no request meets a missing one, then starts consuming."""
         if "projections" not in self._consumers:
@@ -171,6 +186,7 @@ class Runtime(Generic[S]):
             self.spawn(consumer.run(), consumer.name)
         for follower in self._followers:
             self.spawn(follower.run(), follower.name)
+        self.spawn(operating.start_workers(self.service, self.database), "operations")
         # Before the service listens: it must not accept a token of a session that ended while it was away.
         await self._access.started.wait()
         await until_it_works("revocations", self._take_snapshot)
@@ -286,7 +302,10 @@ def run(service: str, settings_type: type[S], wire: Callable[[Runtime[S]], Await
     telemetry.configure_logging(service, settings.log_level)
     end_tracing = telemetry.configure_tracing(service, settings.otel_exporter_otlp_endpoint)
     try:
-        failed = uvloop.run(_serve(service, settings, wire))
+        if (operation_id := operating.wanted()) is not None:
+            failed = uvloop.run(_operate(service, settings, wire, operation_id))
+        else:
+            failed = uvloop.run(_serve(service, settings, wire))
     except Exception:
         log.exception("service_failed")
         failed = True
@@ -334,6 +353,26 @@ async def _serve(service: str, settings: S, wire: Callable[[Runtime[S]], Awaitab
         stopping.cancel()
         await runtime.close()
         log.info("service_stopped")
+
+
+async def _operate(
+    service: str, settings: S, wire: Callable[[Runtime[S]], Awaitable[Litestar]], operation_id: UUID
+) -> bool:
+    """Does one operation with the service's own code and rights. True when it could not be done."""
+    database = asyncpg.create_pool(settings.database_url, min_size=0, max_size=2, timeout=5, command_timeout=60)
+    await database
+    store = await operating.store_for(operation_id, database, settings.event_store_url)
+    runtime = Runtime(service, settings, database, store)
+    runtime.operating = True
+    try:
+        await runtime.connect_subject_keys()
+        await wire(runtime)
+        worker = Operator(database_url=settings.database_url, store=store, handlers=runtime.handlers)
+        log.info("operation_started", operation=str(operation_id))
+        await worker.run(operation_id)
+        return False
+    finally:
+        await runtime.close()
 
 
 async def _start(runtime: Runtime[S], wire: Callable[[Runtime[S]], Awaitable[Litestar]]) -> _Server:

@@ -25,8 +25,9 @@ def operator_name() -> str:
 class Act:
     """One act under way. `detail` is what its end will say."""
 
-    def __init__(self, event_id: UUID) -> None:
+    def __init__(self, event_id: UUID, operator: str) -> None:
         self.id = event_id
+        self.operator = operator
         self.detail: dict[str, str] = {}
         self.outcome = "done"
 
@@ -46,7 +47,7 @@ async def recorded_act(
     Raises:
         OSError, asyncpg.PostgresError: it cannot be recorded; then it is not done either.
     """
-    doing = Act(new_id())
+    doing = Act(new_id(), operator)
     stream = f"{OPERATIONS}-{doing.id}"
     metadata = Metadata(actor=f"ops:{operator}", correlation_id=str(doing.id))
     said = {name: str(value) for name, value in (arguments or {}).items() if value is not None}

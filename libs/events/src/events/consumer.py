@@ -13,7 +13,7 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from events import metrics, parking
+from events import metrics, operations, parking
 from events.contracts import UnknownContract
 from events.envelope import RecordedEvent
 from events.feed import Chunk, LogFeed
@@ -50,6 +50,7 @@ DDL = (
     END $$;
 """
     + parking.DDL
+    + operations.DDL
 )
 
 
@@ -59,6 +60,10 @@ class Handler(Protocol):
     `apply` gets the events of its `types` and runs inside the transaction that saves the position. An outage it raises
     (database, network, timeout) pauses the consumer; any other exception is the event's own fault and, after some
     attempts, parks its stream.
+
+    Two more attributes may be there. `repeatable = True` says that applying an event which was applied before changes
+    nothing: then it may be replayed. `effects` names tables whose new rows make things happen outside (deliveries,
+    mails), each with words for people: a replay and a rebuild leave these tables as they are.
     """
 
     @property

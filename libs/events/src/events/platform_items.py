@@ -73,7 +73,8 @@ class PlatformItems:
                 else:
                     waiting.setdefault(event.stream, []).append(event)
         await db.executemany(
-            f"INSERT INTO {self._owner}_item (platform_stream, position, event) VALUES ($1, $2, $3)",
+            f"INSERT INTO {self._owner}_item (platform_stream, position, event) VALUES ($1, $2, $3)"
+            " ON CONFLICT DO NOTHING",  # a replay gives it again
             [
                 (stream, item.position, _encoder.encode(item.cloud_event()))
                 for stream, items in waiting.items()

@@ -15,6 +15,8 @@ class Projection(Protocol):
     `apply` gets only events of its `types`, in log order, inside the transaction that saves the position. It must be
     deterministic in the events alone (no clock, no randomness), so that a rebuild gives the same rows.
     `ddl` is idempotent and names its tables without a schema: a rebuild fills them in another one.
+
+    `repeatable` and `effects` may be there too, as on a consumer's `Handler`.
     """
 
     @property
@@ -34,6 +36,25 @@ class Projections:
         self._projections = tuple(projections)
         self.ddl = "\n".join(projection.ddl for projection in self._projections)
         self.types = frozenset().union(*(projection.types for projection in self._projections))
+        self.repeatable = all(getattr(projection, "repeatable", False) for projection in self._projections)
+        self.effects: dict[str, str] = {}
+        for projection in self._projections:
+            self.effects |= getattr(projection, "effects", {})
+
+    @property
+    def names(self) -> list[str]:
+        """The read models, in their order."""
+        return [projection.name for projection in self._projections]
+
+    def only(self, names: Sequence[str]) -> "Projections":
+        """Some of them, in their order.
+
+        Raises:
+            LookupError: there is no read model of a name.
+        """
+        if unknown := set(names) - set(self.names):
+            raise LookupError(f"no read model {', '.join(sorted(unknown))}; there are {', '.join(self.names)}")
+        return Projections([projection for projection in self._projections if projection.name in names])
 
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         """Gives each projection the events of its types."""

@@ -1,7 +1,7 @@
 """The event store: append with expected versions, read streams and the log."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from uuid import UUID
 
 import asyncpg
@@ -91,7 +91,7 @@ class EventStore:
         self._coalescer = coalescer
 
     @classmethod
-    async def connect(cls, url: str, *, readers: int = 4) -> "EventStore":
+    async def connect(cls, url: str, *, readers: int = 4) -> Self:
         """Opens the store with a role's URL. The server need not be up yet.
 
         Raises:

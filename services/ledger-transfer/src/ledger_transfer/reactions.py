@@ -22,6 +22,8 @@ class Reactions:
 
     types = MONEY_ITEMS | {LINK_CONFIRMED}
 
+    repeatable = True  # event ids are derived from the item
+
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._items = PlatformItems()

@@ -5,16 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import typer
 
+from events.patterns import type_regex
+
+__all__ = ["duration", "since", "type_regex"]
+
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def type_regex(pattern: str) -> str:
-    """An AMQP topic pattern as a regular expression over the type with a dot behind it.
-
-    `*` is one word, `#` any number of words, none included. The expression means the same to PostgreSQL and Python.
-    """
-    words = {"*": r"[^.]+\.", "#": r"([^.]+\.)*"}
-    return "^" + "".join(words.get(word, re.escape(word) + r"\.") for word in pattern.split(".")) + "$"
 
 
 def duration(text: str) -> timedelta:

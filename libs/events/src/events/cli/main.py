@@ -2,7 +2,7 @@
 
 import typer
 
-from events.cli import audit, lag, parked, parked_acts, show, stats, tail, verify
+from events.cli import audit, lag, operations, parked, parked_acts, rebuild, replay, show, stats, tail, verify
 
 app = typer.Typer(
     name="sangam",
@@ -30,5 +30,15 @@ parked_events.command("retry")(parked_acts.retry)
 parked_events.command("skip")(parked_acts.skip)
 parked_events.command("skipped")(parked_acts.list_skipped)
 app.add_typer(parked_events, name="parked")
+
+app.command()(replay.replay)
+app.command()(rebuild.rebuild)
+
+under_way = typer.Typer(no_args_is_help=True, help="Rebuilds and replays: list, pause, resume, cancel.")
+under_way.command("list")(operations.list_operations)
+under_way.command()(operations.pause)
+under_way.command()(operations.resume)
+under_way.command()(operations.cancel)
+app.add_typer(under_way, name="operations")
 
 app.command()(audit.audit)

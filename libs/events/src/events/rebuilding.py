@@ -1,0 +1,437 @@
+"""Rebuilding a read model beside the live one, and putting it in its place.
+
+A *generation* is a schema of its own with the tables of some read models, filled straight from the log. It follows the
+live consumer's position: exactly the events that the live tables hold, none more. At equal position, under the lock of
+the consumer's row, the tables change schemas; readers see the old rows or the new ones, and wait for neither. The old
+tables stay as the generation before, which can be caught up and put back the same way.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from events.envelope import RecordedEvent
+from events.feed import EpochChanged
+from events.operations import Progress, RebuildRequest, Refused
+from events.outage import is_outage
+from events.parking import skipped_positions
+from events.projections import Projections
+from events.store import EventStore
+
+log = structlog.get_logger(__name__)
+
+CHUNK_EVENTS = 4_000
+_RANGE_MAX = 200_000
+_FIRST_ANALYZE = 20_000
+_NEAR_EVENTS = 2_000
+"""So close to the live position a generation must be before the live consumer is made to wait for the rest."""
+_LOCK_TIMEOUT_MS = 100
+_SWAP_ATTEMPTS = 100
+_DIFF_ROWS = 20
+
+
+class _Target(NamedTuple):
+    """What the live tables hold: everything up to `position` but these."""
+
+    position: int
+    epoch: UUID
+    parked: set[int]
+    skipped: set[int]
+
+
+class Rebuild:
+    """The work on one generation.
+
+    Args:
+        live: a connection to the service's database, for locks and for comparing.
+        own: another one, whose search path is changed to the generation's schema.
+        connect: opens one more.
+    """
+
+    def __init__(
+        self,
+        *,
+        consumer: str,
+        projections: Projections,
+        store: EventStore,
+        live: asyncpg.Connection,
+        own: asyncpg.Connection,
+        connect: Callable[[], Awaitable[asyncpg.Connection]],
+        progress: Progress,
+    ) -> None:
+        self._consumer = consumer
+        self._projections = projections
+        self._store = store
+        self._live = live
+        self._own = own
+        self._connect = connect
+        self._progress = progress
+        self._types = sorted(projections.types)
+        self._number = 0
+        self._schema = ""
+        self._position = 0
+        self._deferred: set[int] = set()
+
+    async def run(self, request: RebuildRequest) -> dict[str, Any]:
+        """Does what is asked; gives what to tell the operator.
+
+        Raises:
+            Refused: there is no generation to promote, discard or go back to.
+            Cancelled: the operator wishes so; what was built is dropped, except for a generation that was ready before.
+            Exception: an event cannot be applied. The live tables are as they were.
+        """
+        match request.action:
+            case "build":
+                await self._create_or_resume()
+                try:
+                    await self._own.execute(self._projections.ddl)
+                    await self._build()
+                except Exception as error:
+                    # Of no use any more. After an outage, or when the worker is killed, another one goes on.
+                    if not is_outage(error):
+                        await self._drop()
+                    raise
+            case "promote" | "discard":
+                await self._take("ready", "no generation is ready: `sangam rebuild` with --diff or --keep builds one")
+            case "rollback":
+                await self._take("previous", "there is no generation before this one")
+        if request.action == "discard":
+            await self._drop()
+            return {"discarded": self._schema}
+        result: dict[str, Any] = {"generation": self._number, "schema": self._schema}
+        await self._catch_up()
+        if request.diff:
+            result["diff"] = await self.diff()
+        if request.action in ("promote", "rollback") or request.promote:
+            result["promoted_at_position"] = await self._promote()
+        else:
+            await self._live.execute("UPDATE generation SET state = 'ready' WHERE number = $1", self._number)
+        return {**result, "position": self._position}
+
+    # --- the generation -----------------------------------------------------------------------------
+
+    async def _create_or_resume(self) -> None:
+        target = await self._target()
+        row = await self._live.fetchrow(
+            "SELECT * FROM generation WHERE consumer = $1 AND projections = $2 AND state = 'building' AND epoch = $3"
+            " ORDER BY number DESC LIMIT 1",
+            self._consumer,
+            self._projections.names,
+            target.epoch,
+        )
+        if row is not None and await self._live.fetchval("SELECT to_regnamespace($1) IS NOT NULL", row["schema"]):
+            await self._use(row)
+            return
+        await self._drop_others("building", "ready")
+        async with self._live.transaction():
+            number = await self._live.fetchval(
+                "INSERT INTO generation (consumer, projections, schema, state, epoch)"
+                " VALUES ($1, $2, '', 'building', $3) RETURNING number",
+                self._consumer,
+                self._projections.names,
+                target.epoch,
+            )
+            schema = f"generation_{number}"
+            await self._live.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE; CREATE SCHEMA "{schema}"')
+            row = await self._live.fetchrow(
+                "UPDATE generation SET schema = $2 WHERE number = $1 RETURNING *", number, schema
+            )
+        assert row is not None
+        await self._use(row)
+
+    async def _take(self, state: str, otherwise: str) -> None:
+        row = await self._live.fetchrow(
+            "SELECT * FROM generation WHERE consumer = $1 AND projections = $2 AND state = $3"
+            " ORDER BY number DESC LIMIT 1",
+            self._consumer,
+            self._projections.names,
+            state,
+        )
+        if row is None:
+            raise Refused(otherwise)
+        if UUID(int=row["epoch"].int) != (epoch := (await self._store.head()).epoch):
+            raise Refused(f"generation {row['number']} is of log epoch {row['epoch']}, and the store is now at {epoch}")
+        await self._use(row)
+
+    async def _use(self, row: asyncpg.Record) -> None:
+        self._number, self._schema, self._position = row["number"], row["schema"], row["position"]
+        self._deferred = set(row["deferred"])
+        # Only the generation's own schema: a read model that needs another one's table says so by failing.
+        await self._own.execute(
+            f'SET search_path = "{self._schema}"; SET synchronous_commit = off;'
+            # A plan made while a table was empty would scan it for ever.
+            " SET plan_cache_mode = force_custom_plan"
+        )
+
+    async def _drop(self) -> None:
+        await self._live.execute(f'DROP SCHEMA IF EXISTS "{self._schema}" CASCADE')
+        await self._live.execute("DELETE FROM generation WHERE number = $1", self._number)
+
+    async def _drop_others(self, *states: str) -> None:
+        """Earlier generations of any of these read models: at most one is ready and one is the one before."""
+        rows = await self._live.fetch(
+            "DELETE FROM generation WHERE consumer = $1 AND projections && $2 AND state = ANY ($3) AND number <> $4"
+            " RETURNING schema",
+            self._consumer,
+            self._projections.names,
+            list(states),
+            self._number,
+        )
+        for row in rows:
+            await self._live.execute(f'DROP SCHEMA IF EXISTS "{row["schema"]}" CASCADE')
+
+    # --- filling ------------------------------------------------------------------------------------
+
+    async def _target(self) -> _Target:
+        """One snapshot: a position and what is parked at it belong together."""
+        async with self._live.transaction(isolation="repeatable_read"):
+            return await self._target_here()
+
+    async def _target_here(self) -> _Target:
+        row = await self._live.fetchrow("SELECT position, epoch FROM consumed WHERE consumer = $1", self._consumer)
+        if row is None:
+            raise Refused(f"{self._consumer} has never run")
+        parked = await self._live.fetch("SELECT position FROM parked WHERE consumer = $1", self._consumer)
+        head = await self._store.head()
+        epoch = UUID(int=row["epoch"].int) if row["epoch"] is not None else head.epoch
+        if epoch != head.epoch:
+            raise EpochChanged(self._consumer, epoch, head.epoch)
+        return _Target(
+            row["position"],
+            epoch,
+            {each["position"] for each in parked},
+            await skipped_positions(self._live, self._consumer),
+        )
+
+    async def _build(self) -> None:
+        while True:
+            target = await self._target()
+            await self._follow(target)
+            await self._progress.at(self._position, target.position, now=True)
+            if (await self._target()).position - self._position <= _NEAR_EVENTS:
+                return
+
+    async def _catch_up(self) -> None:
+        """As near as the live consumer lets us, without making it wait."""
+        for _ in range(20):
+            target = await self._target()
+            await self._follow(target)
+            if (await self._target()).position - self._position <= _NEAR_EVENTS:
+                break
+        await self._analyze()
+
+    async def _follow(self, target: _Target, *, under_lock: bool = False) -> None:
+        """Brings the generation to what `target` says, exactly. Under the lock nobody may pause it."""
+        released = sorted(self._deferred - target.parked)
+        if released:
+            events = await self._store.read_positions([each for each in released if each not in target.skipped])
+            self._deferred -= set(released)
+            await self._apply(events, self._position)
+        analyze_at = _FIRST_ANALYZE
+        while analyze_at <= self._position:
+            analyze_at *= 4
+        async for last, events in self._chunks(target.position):
+            wanted = [event for event in events if event.position not in target.skipped]
+            self._deferred |= {event.position for event in wanted if event.position in target.parked}
+            await self._apply([event for event in wanted if event.position not in target.parked], last)
+            self._progress.applied += len(wanted)
+            if under_lock:
+                continue
+            await self._progress.at(last, target.position)
+            if last >= analyze_at:
+                await self._analyze()
+                analyze_at *= 4
+
+    async def _chunks(self, up_to: int) -> AsyncIterator[tuple[int, list[RecordedEvent]]]:
+        """The events of our types, each chunk with the position it reaches; the next one is read meanwhile."""
+        width = CHUNK_EVENTS
+        start = self._position
+
+        def read(after: int, last: int) -> "asyncio.Task[list[RecordedEvent]]":
+            return asyncio.create_task(self._store.read_types(after, last, self._types))
+
+        if start >= up_to:
+            return
+        last = min(start + width, up_to)
+        ahead = read(start, last)
+        try:
+            while start < up_to:
+                events = await ahead
+                reached = last
+                # As many events a chunk as it takes, however rare they are in the log.
+                share = max(len(events), 1) / (reached - start)
+                width = int(min(max(CHUNK_EVENTS / share, CHUNK_EVENTS), _RANGE_MAX))
+                start, last = reached, min(reached + width, up_to)
+                if start < up_to:
+                    ahead = read(start, last)
+                yield reached, events
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _apply(self, events: list[RecordedEvent], reached: int) -> None:
+        async with self._own.transaction():
+            if events:
+                await self._projections.apply(self._own, events)
+            await self._own.execute(
+                "UPDATE public.generation SET position = $2, deferred = $3 WHERE number = $1",
+                self._number,
+                reached,
+                sorted(self._deferred),
+            )
+        self._position = reached
+
+    async def _analyze(self) -> None:
+        for table in await self._tables():
+            await self._own.execute(f'ANALYZE "{self._schema}"."{table}"')
+
+    # --- comparing and swapping ---------------------------------------------------------------------
+
+    async def _tables(self) -> list[str]:
+        """The generation's tables that take the live ones' place. What makes outside effects is nobody's to replace."""
+        rows = await self._live.fetch(
+            "SELECT c.relname, c.relkind FROM pg_class c WHERE c.relnamespace = $1::regnamespace"
+            " AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relname",
+            f'"{self._schema}"',
+        )
+        if other := [row["relname"] for row in rows if row["relkind"] not in (b"r", b"p")]:
+            raise Refused(f"only tables can be swapped, and {', '.join(other)} is none")
+        return [row["relname"] for row in rows if row["relname"] not in self._projections.effects]
+
+    async def _at_equal_position(self) -> _Target:
+        """Inside a transaction of `live`: locks the consumer's row and brings the generation to its position."""
+        await self._live.execute("SELECT FROM consumed WHERE consumer = $1 FOR UPDATE", self._consumer)
+        target = await self._target_here()
+        if target.position - self._position > 2 * _NEAR_EVENTS:
+            raise _TooFar
+        await self._follow(target, under_lock=True)
+        return target
+
+    async def diff(self) -> dict[str, Any]:
+        """Rows that differ between the live tables and the generation, at one and the same position."""
+        other = await self._connect()
+        try:
+            await self._near()
+            async with self._live.transaction():
+                await self._at_equal_position()
+                # The snapshot is taken under the lock; comparing holds up nobody.
+                await other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1")
+            return {table: found for table in await self._tables() if (found := await self._differences(other, table))}
+        finally:
+            await other.close()
+
+    async def _differences(self, db: asyncpg.Connection, table: str) -> dict[str, Any] | None:
+        if not await db.fetchval("SELECT to_regclass($1) IS NOT NULL", f'public."{table}"'):
+            return {"only_new": await db.fetchval(f'SELECT count(*) FROM "{self._schema}"."{table}"'), "no_live": True}
+        key = await _primary_key(db, f'"{self._schema}"."{table}"')
+        live, new = (
+            f'(SELECT to_jsonb(t) AS r{{}} FROM public."{table}" t) l',
+            (f'(SELECT to_jsonb(t) AS r{{}} FROM "{self._schema}"."{table}" t) n'),
+        )
+        if key:
+            columns = "".join(f', t."{column}"::text AS k{n}' for n, column in enumerate(key))
+            names = ", ".join(f"k{n}" for n in range(len(key)))
+            joined = f"{live.format(columns)} FULL JOIN {new.format(columns)} USING ({names})"
+        else:  # the same row any number of times: compared by how often it is there
+            each = "(SELECT r, row_number() OVER (PARTITION BY r) AS k FROM {}) {}"
+            joined = (
+                f"{each.format(live.format(''), 'l')} FULL JOIN {each.format(new.format(''), 'n')}"
+                " ON l.r = n.r AND l.k = n.k"
+            )
+        counts = await db.fetchrow(
+            "SELECT count(*) FILTER (WHERE n.r IS NULL) AS only_live, count(*) FILTER (WHERE l.r IS NULL) AS only_new,"
+            f" count(*) FILTER (WHERE l.r <> n.r) AS changed FROM {joined} WHERE l.r IS DISTINCT FROM n.r"
+        )
+        assert counts is not None
+        if not any(counts):
+            return None
+        rows = await db.fetch(
+            f"SELECT l.r::text AS live, n.r::text AS new FROM {joined} WHERE l.r IS DISTINCT FROM n.r"
+            f" LIMIT {_DIFF_ROWS}"
+        )
+        return {**counts, "rows": [dict(row) for row in rows]}
+
+    async def _near(self) -> None:
+        while (await self._target()).position - self._position > _NEAR_EVENTS:
+            await self._follow(await self._target())
+
+    async def _promote(self) -> int:
+        """The swap. Readers wait for no longer than it takes to rename the tables.
+
+        Raises:
+            Refused: the tables were never free for a moment.
+        """
+        for attempt in range(_SWAP_ATTEMPTS):
+            try:
+                await self._near()
+                async with self._live.transaction():
+                    target = await self._at_equal_position()
+                    await self._swap(target)
+            except (_TooFar, asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                # A reader held a table for longer; those behind us in the queue have waited enough.
+                await asyncio.sleep(min(0.05 * 1.2**attempt, 1) * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                continue
+            log.info("rebuild.promoted", consumer=self._consumer, generation=self._number, position=target.position)
+            return target.position
+        raise Refused("some reader holds a table all the time: end long queries (pg_stat_activity), then promote again")
+
+    async def _swap(self, target: _Target) -> None:
+        before = f"before_generation_{self._number}"
+        tables = await self._tables()
+        await self._live.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
+        await self._live.execute(f'CREATE SCHEMA "{before}"')
+        existing = [
+            table
+            for table in tables
+            if await self._live.fetchval("SELECT to_regclass($1) IS NOT NULL", f'public."{table}"')
+        ]
+        # All locks first, in one order: the tables change places together or not at all.
+        if existing:
+            names = ", ".join(f'public."{table}"' for table in existing)
+            await self._live.execute(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+        for table in existing:
+            await self._live.execute(f'ALTER TABLE public."{table}" SET SCHEMA "{before}"')
+        for table in tables:
+            await self._live.execute(f'ALTER TABLE "{self._schema}"."{table}" SET SCHEMA public')
+        await self._drop_others("previous")
+        await self._live.execute(f'DROP SCHEMA "{self._schema}" CASCADE')
+        await self._live.execute(
+            "DELETE FROM generation WHERE consumer = $1 AND projections && $2 AND state = 'live'",
+            self._consumer,
+            self._projections.names,
+        )
+        await self._live.execute(
+            "UPDATE generation SET state = 'live', schema = 'public', position = $2, promoted_at = now()"
+            " WHERE number = $1",
+            self._number,
+            target.position,
+        )
+        await self._live.execute(
+            "INSERT INTO generation (consumer, projections, schema, state, position, epoch, deferred)"
+            " VALUES ($1, $2, $3, 'previous', $4, $5, $6)",
+            self._consumer,
+            self._projections.names,
+            before,
+            target.position,
+            target.epoch,
+            sorted(target.parked),
+        )
+
+
+class _TooFar(Exception):
+    """The live consumer got ahead between catching up and the lock."""
+
+
+async def _primary_key(db: asyncpg.Connection, table: str) -> list[str]:
+    rows = await db.fetch(
+        "SELECT a.attname FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)"
+        " JOIN pg_attribute a ON a.attnum = k.attnum"
+        " WHERE i.indrelid = $1::regclass AND i.indisprimary AND a.attrelid = i.indrelid ORDER BY k.n",
+        table,
+    )
+    return [row["attname"] for row in rows]
