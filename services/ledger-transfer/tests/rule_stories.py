@@ -160,7 +160,7 @@ class Story:
             to_account_id=target,
             amount_minor=amount,
             currency="INR",
-            expires_at=None if expires_in is None else self.now + expires_in,
+            hold_s=None if expires_in is None else int(expires_in.total_seconds()),
         )
         return self.decided(lambda decision: decision.record(*transfer(decision.state, request, decision.now)))
 

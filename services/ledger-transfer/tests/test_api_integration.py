@@ -200,7 +200,9 @@ async def clients(urls: tuple[str, str, str]) -> AsyncIterator[tuple[Client, Cli
     read_model = ReadModel(store, db, sequencer)
     ledger = Ledger(store)
     app: Any = create_app(
-        Host(store, read_model), routes(ledger, db, CursorCodec("a secret of a test, long enough")), title="Test"
+        Host(store, read_model),
+        routes(ledger, db, CursorCodec("a secret of a test, long enough"), 2_00_000_00),
+        title="Test",
     )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://ledger") as http:
         pair = Client(http, ledger, read_model), Client(http, ledger, read_model)
@@ -232,6 +234,9 @@ async def test_a_transfer_and_everything_that_shows_it(client: Client) -> None:
         "completed_at": 0,
         "from_balance": "600.00",
         "to_balance": "400.00",
+        "rule_id": None,
+        "reverses": None,
+        "reversed_by": None,
     }
     assert body["completed_at"].endswith("Z")
     assert "Idempotent-Replayed" not in answer.headers
@@ -291,6 +296,13 @@ async def test_a_preview_writes_nothing(client: Client) -> None:
     path = "/api/transfers/preview"
     allowed = await client.transfer(client.body(), key=None, path=path)
     assert allowed.status_code == 200
+    limits = allowed.json()["limits"]
+    assert limits["daily"] | {"resets_at": 0} == {
+        "limit": "1000000.00",
+        "used": "400.00",
+        "remaining": "999600.00",
+        "resets_at": 0,
+    }
     assert allowed.json() == {
         "allowed": True,
         "amount": "400.00",
@@ -298,6 +310,7 @@ async def test_a_preview_writes_nothing(client: Client) -> None:
         "from_balance": "600.00",
         "to_balance": "400.00",
         "refusal": None,
+        "limits": limits,
     }
     refused = (await client.transfer(client.body(amount="2000"), key=None, path=path)).json()
     assert (refused["allowed"], refused["refusal"]["code"]) == (False, "insufficient_funds")

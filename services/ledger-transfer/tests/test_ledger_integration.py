@@ -269,7 +269,9 @@ async def test_a_refusal_is_the_answer_for_ever(world: World) -> None:
     again = await world.ledger.transfer(customer.user_id, request, NOBODY, AT + timedelta(days=1))
     assert again == (first.event, True)
     assert balances(await world.ledger.state(customer.user_id), customer) == (100_00, 0)
-    assert await world.ledger.find_transfer(customer.user_id, request.transfer_id) == first.event
+    found = await world.ledger.find_transfer(customer.user_id, request.transfer_id)
+    assert found is not None
+    assert (found.first, found.completed) == (first.event, None)
 
 
 async def test_a_key_used_for_another_request_is_refused(world: World) -> None:

@@ -22,7 +22,7 @@ MAX_EVENTS_PER_TRANSACTION = 2_000
 
 _APPEND = (
     "SELECT verdicts, versions FROM store.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
-    " $16, $17)"
+    " $16, $17, $18)"
 )
 
 
@@ -55,15 +55,51 @@ class Part(NamedTuple):
     rows: tuple[Row, ...]
 
 
-class Request(NamedTuple):
-    event_id: UUID
-    request_hash: bytes
-    parts: tuple[Part, ...]
-    result: "asyncio.Future[Verdict]"
+class Request:
+    """An append under way.
+
+    Args:
+        follows: the request that this one was decided on, before its outcome was known. Where that one is not
+            appended, this one conflicts.
+    """
+
+    __slots__ = ("event_id", "follows", "parts", "request_hash", "result", "size")
+
+    def __init__(
+        self,
+        event_id: UUID,
+        request_hash: bytes,
+        parts: tuple[Part, ...],
+        result: "asyncio.Future[Verdict]",
+        follows: "Request | None" = None,
+    ) -> None:
+        self.event_id = event_id
+        self.request_hash = request_hash
+        self.parts = parts
+        self.result = result
+        self.follows = follows
+        self.size = sum(len(part.rows) for part in parts)
+
+    def settle(self, outcome: "Verdict | Exception") -> None:
+        """Gives the result, unless nobody waits for it any more."""
+        self.follows = None  # a chain of all requests there ever were would never be freed
+        if self.result.done():
+            return
+        if isinstance(outcome, Exception):
+            self.result.set_exception(outcome)
+        else:
+            self.result.set_result(outcome)
 
     @property
-    def size(self) -> int:
-        return sum(len(part.rows) for part in self.parts)
+    def appended(self) -> bool:
+        """Whether it is known to be appended."""
+        result = self.result
+        return (
+            result.done()
+            and not result.cancelled()
+            and result.exception() is None
+            and result.result().outcome == "appended"
+        )
 
 
 class Verdict(NamedTuple):
@@ -124,18 +160,22 @@ class Coalescer:
             asyncio.create_task(self._wake_forever(), name="append-wake"),
         ]
 
-    async def submit(self, event_id: UUID, request_hash: bytes, parts: tuple[Part, ...]) -> Verdict:
-        """Appends, and returns once the verdict is durable.
+    def submit(
+        self, event_id: UUID, request_hash: bytes, parts: tuple[Part, ...], follows: Request | None = None
+    ) -> Request:
+        """Begins an append. Its `result` is there once the verdict is durable.
 
-        Raises:
-            OSError, asyncpg.PostgresError, asyncpg.InterfaceError: the outcome is unknown.
-                Submitting the same `event_id` again is always safe.
+        The result's exception is an OSError, asyncpg.PostgresError or asyncpg.InterfaceError where the outcome is
+        unknown; submitting the same `event_id` again is always safe.
         """
-        request = Request(event_id, request_hash, parts, asyncio.get_running_loop().create_future())
+        result: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        if follows is not None and follows.appended:
+            follows = None
+        request = Request(event_id, request_hash, parts, result, follows)
         self._waiting.append(request)
         self._idle.clear()
         self._arrived.set()
-        return await request.result
+        return request
 
     async def close(self) -> None:
         """Finishes what was submitted, then closes the connections."""
@@ -152,7 +192,7 @@ class Coalescer:
             # Let every task that is ready to append now join this transaction.
             await asyncio.sleep(0)
             batch = self._next_batch()
-            await self._flush(batch)
+            await self._flush(self._sound(batch))
             if not self._waiting:
                 self._idle.set()
 
@@ -167,28 +207,40 @@ class Coalescer:
             self._arrived.clear()
         return batch
 
+    def _sound(self, batch: list[Request]) -> list[Request]:
+        """The batch without those that were decided on what has not been appended: they conflict."""
+        doomed: set[Request] = set()
+        for request in batch:
+            before = request.follows
+            if before is None:
+                continue
+            if before.appended:
+                request.follows = None
+            elif before in doomed or before.result.done():
+                doomed.add(request)
+                request.settle(Verdict("conflict", tuple(None for _ in request.parts)))
+        return [request for request in batch if request not in doomed]
+
     async def _flush(self, batch: list[Request]) -> None:
+        if not batch:
+            return
         try:
             verdicts = await self._write(batch)
         except BaseException as error:
             if pg.is_outage(error) or len(batch) == 1 or not isinstance(error, Exception):
                 for request in batch:
-                    if not request.result.done():
-                        request.result.set_exception(
-                            error if isinstance(error, Exception) else ConnectionError("shutdown")
-                        )
+                    request.settle(error if isinstance(error, Exception) else ConnectionError("shutdown"))
                 if not isinstance(error, Exception):
                     raise
                 return
             # One request of the batch is at fault: find it, and let its neighbours through.
             log.warning("append.one_by_one", requests=len(batch), error=repr(error))
             for request in batch:
-                await self._flush([request])
+                await self._flush(self._sound([request]))
             return
         self._committed.set()
         for request, verdict in zip(batch, verdicts, strict=True):
-            if not request.result.done():
-                request.result.set_result(verdict)
+            request.settle(verdict)
 
     async def _write(self, batch: list[Request]) -> list[Verdict]:
         growth: dict[str, int] = {}
@@ -236,6 +288,7 @@ class Coalescer:
             event_part,
             event_offset,
             *columns,
+            [request.follows is not None for request in batch],
         )
         assert record is not None
         versions = iter(record["versions"])

@@ -5,6 +5,10 @@
 
 States are cached per process. A cached state may be stale, so an append carries the version it was decided on,
 and a refusal counts only once that version is confirmed: a stale replica must not refuse money that is there.
+
+Commands on one stream do not wait for each other's transactions. Each is decided on the state that the ones before it
+will leave, and says so in its append; if one of them turns out not to be appended, those that follow it are not
+either, and are decided again. So a busy stream commits all commands at once that came during a transaction.
 """
 
 import asyncio
@@ -16,7 +20,7 @@ from uuid import UUID
 from events import metrics
 from events.contracts import Event
 from events.envelope import Metadata, RecordedEvent, derived_id
-from events.store import EventIdReused, EventStore, StreamAppend, VersionConflict
+from events.store import Begun, EventIdReused, EventStore, StreamAppend, VersionConflict
 
 S = TypeVar("S")
 
@@ -43,14 +47,42 @@ class Decided(NamedTuple):
 
 
 class _Cached(Generic[S]):
-    """A stream's state as of a version. `turn` makes this process decide on it one command at a time."""
+    """A stream's state: as it is known to be stored, and as the appends under way will leave it."""
 
-    __slots__ = ("state", "turn", "version")
+    __slots__ = ("ahead", "epoch", "reading", "state", "stored", "stored_version", "version")
 
     def __init__(self, state: S) -> None:
+        self.state = self.stored = state
+        self.version = self.stored_version = 0
+        self.ahead: Begun | None = None
+        """The last append under way; None: `state` is `stored`."""
+        self.epoch = 0
+        """Counts how often what was ahead has been given up."""
+        self.reading = asyncio.Lock()
+
+    def advance(self, begun: Begun, state: S, added: int) -> None:
+        """Goes on to the state after an append that has begun."""
         self.state = state
-        self.version = 0
-        self.turn = asyncio.Lock()
+        self.version += added
+        self.ahead = begun
+        epoch, version = self.epoch, self.version
+
+        def settle(_: object) -> None:
+            if epoch != self.epoch:
+                return
+            if not begun.appended:
+                self.give_up()
+                return
+            self.stored, self.stored_version = state, version
+            if self.ahead is begun:
+                self.ahead = None
+
+        begun.request.result.add_done_callback(settle)
+
+    def give_up(self) -> None:
+        """Back to what is known to be stored: an append under way has failed, and with it those that follow it."""
+        self.epoch += 1
+        self.state, self.version, self.ahead = self.stored, self.stored_version, None
 
 
 class Streams(Generic[S]):
@@ -74,10 +106,10 @@ class Streams(Generic[S]):
 
     async def load(self, stream_id: UUID | str) -> tuple[S, int]:
         """The stream's state and version as the store holds them now."""
-        entry = self._entry(f"{self._category}-{stream_id}")
-        async with entry.turn:
-            await self._catch_up(f"{self._category}-{stream_id}", entry)
-            return entry.state, entry.version
+        stream = f"{self._category}-{stream_id}"
+        entry = self._entry(stream)
+        await self._catch_up(stream, entry)
+        return entry.stored, entry.stored_version
 
     async def execute(
         self,
@@ -103,45 +135,49 @@ class Streams(Generic[S]):
         """
         stream = f"{self._category}-{stream_id}"
         entry = self._entry(stream)
-        async with entry.turn:
-            if entry.version == 0:
-                await self._catch_up(stream, entry)
-            while True:
-                try:
-                    events = tuple(decide(entry.state))
-                except Refusal:
-                    if first := await self._outcome_of(event_id, request_hash):
-                        return first
-                    if await self._catch_up(stream, entry):
-                        continue
-                    raise
-                if not events:
-                    if await self._catch_up(stream, entry):
-                        continue
-                    return Decided((), event_id, False, entry.version)
-                try:
-                    appended = await self._store.append(
-                        (StreamAppend(stream, events, entry.version), *also),
-                        event_id=event_id,
-                        request_hash=request_hash,
-                        subject=subject,
-                        metadata=metadata,
-                    )
-                except VersionConflict as conflict:
-                    metrics.version_conflicts.labels(self._category).inc()
-                    if conflict.stream != stream:
-                        raise
-                    await self._catch_up(stream, entry)
-                    continue
-                if appended.duplicate:
-                    first = await self._outcome_of(event_id, request_hash)
-                    assert first is not None, "a duplicate's events are in the store"
+        if entry.version == 0:
+            await self._catch_up(stream, entry)
+        while True:
+            if entry.reading.locked():  # others have found the state to be stale
+                async with entry.reading:
+                    pass
+            state, version, epoch, ahead = entry.state, entry.version, entry.epoch, entry.ahead
+            try:
+                events = tuple(decide(state))
+            except Refusal:
+                if first := await self._outcome_of(event_id, request_hash):
                     return first
-                state = entry.state
-                for event in events:
-                    state = self._evolve(state, event)
-                entry.state, entry.version = state, appended.versions[stream]
-                return Decided(events, event_id, False, entry.version)
+                if not await self._is_confirmed(stream, entry, version, epoch, ahead):
+                    continue
+                raise
+            if not events:
+                if not await self._is_confirmed(stream, entry, version, epoch, ahead):
+                    continue
+                return Decided((), event_id, False, version)
+            begun = self._store.begin(
+                (StreamAppend(stream, events, version), *also),
+                event_id=event_id,
+                request_hash=request_hash,
+                subject=subject,
+                metadata=metadata,
+                follows=ahead,
+            )
+            for event in events:
+                state = self._evolve(state, event)
+            entry.advance(begun, state, len(events))
+            try:
+                appended = await self._store.outcome(begun)
+            except VersionConflict as conflict:
+                metrics.version_conflicts.labels(self._category).inc()
+                if conflict.stream != stream:
+                    raise
+                await self._catch_up(stream, entry)
+                continue
+            if appended.duplicate:
+                first = await self._outcome_of(event_id, request_hash)
+                assert first is not None, "a duplicate's events are in the store"
+                return first
+            return Decided(events, event_id, False, appended.versions[stream])
 
     async def outcome_of(self, event_id: UUID) -> Decided | None:
         """What the request with that id appended to its stream of this category; None if nothing."""
@@ -177,9 +213,30 @@ class Streams(Generic[S]):
             self._cache.move_to_end(stream)
         return entry
 
-    async def _catch_up(self, stream: str, entry: _Cached[S]) -> bool:
-        """Folds what others appended since. Returns whether there was anything."""
-        tail: list[RecordedEvent] = await self._store.read_stream(stream, entry.version)
-        for event in tail:
-            entry.state, entry.version = self._evolve(entry.state, event.payload), event.version
-        return bool(tail)
+    async def _is_confirmed(
+        self, stream: str, entry: _Cached[S], version: int, epoch: int, ahead: Begun | None
+    ) -> bool:
+        """Whether the stream was at the version decided on, some time since the command came."""
+        if ahead is not None:
+            # An append that was not known to be stored when the command came: where it is now, nothing else of
+            # anybody's stood between it and the command.
+            await asyncio.wait([ahead.request.result])
+            return ahead.appended
+        return not await self._catch_up(stream, entry, version) and entry.epoch == epoch
+
+    async def _catch_up(self, stream: str, entry: _Cached[S], version: int | None = None) -> bool:
+        """Folds what others appended. Returns whether there is anything above `version` (of this process's too)."""
+        async with entry.reading:
+            while entry.ahead is not None:
+                # What is under way is settled first, by its callback, which runs before this goes on.
+                await asyncio.wait([entry.ahead.request.result])
+            after = entry.stored_version if version is None else min(version, entry.stored_version)
+            tail: list[RecordedEvent] = await self._store.read_stream(stream, after)
+            state, at = entry.stored, entry.stored_version
+            for event in tail:
+                if event.version > at:
+                    state, at = self._evolve(state, event.payload), event.version
+            if at > entry.stored_version:
+                entry.stored, entry.stored_version = state, at
+                entry.give_up()
+            return bool(tail)

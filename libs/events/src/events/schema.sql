@@ -111,7 +111,12 @@ REVOKE ALL ON FUNCTION store.insert_events FROM PUBLIC;
 -- 'reused' (same id, other hash), 'conflict' (a stream is not at the expected version).
 -- Versions per part (request × stream): appended → the stream's version after the part;
 -- duplicate → of the request's first event, in its first part; conflict → the stream's actual version.
--- Requests are settled in order: a later one sees the versions an earlier one has made.
+-- Requests are settled in order: a later one sees the versions an earlier one has made. A chained one was decided on
+-- the events of the ones before it in the batch: where one of these is not appended, it conflicts, even if another's
+-- events have brought the stream to the expected version.
+DROP FUNCTION IF EXISTS store.append(
+    text[], bigint[], uuid[], bytea[], int[], int[], bigint[], bigint[], int[], int[], bigint[], uuid[], text[], int[],
+    uuid[], bytea[], bytea[]);
 CREATE OR REPLACE FUNCTION store.append(
     _streams text[],               -- distinct, sorted by byte order: the lock order
     _growth bigint[],              -- how many events the batch holds for each of them
@@ -125,12 +130,14 @@ CREATE OR REPLACE FUNCTION store.append(
     _event_part int[],             -- per event, in order of parts
     _event_offset bigint[],        -- its number within the batch on its stream, from 1
     _event_id uuid[], _type text[], _schema_version int[], _subject uuid[], _data bytea[], _metadata bytea[],
+    _request_chained boolean[] DEFAULT NULL,
     OUT verdicts text[], OUT versions bigint[]
 ) LANGUAGE plpgsql SECURITY DEFINER SET search_path = store, pg_temp
 -- Plans are cached per session, and one made while the tables are small would scan them for ever after.
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     base     bigint[];
+    start    bigint[];
     current  bigint;
     known    record;
     verdict  text;
@@ -176,6 +183,7 @@ BEGIN
     END IF;
 
     -- Otherwise each request is settled by itself, in order.
+    start := base;
     FOR r IN 1 .. cardinality(_request_id) LOOP
         last_p := p;
         WHILE last_p < cardinality(_part_request) AND _part_request[last_p + 1] = r LOOP
@@ -190,7 +198,8 @@ BEGIN
         ELSE
             verdict := 'appended';
             FOR i IN p .. last_p LOOP
-                IF _part_expected[i] <> base[_part_stream[i]] THEN
+                IF _part_expected[i] <> base[_part_stream[i]]
+                   OR (_request_chained[r] AND base[_part_stream[i]] <> start[_part_stream[i]] + _part_offset[i]) THEN
                     verdict := 'conflict';
                 END IF;
             END LOOP;

@@ -1,5 +1,6 @@
 """The event store: append with expected versions, read streams and the log."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 from uuid import UUID
@@ -7,11 +8,12 @@ from uuid import UUID
 import asyncpg
 
 from events import pg
-from events.coalescer import Coalescer, StreamAppend, encode_request
+from events.coalescer import Coalescer, Request, StreamAppend, encode_request
 from events.envelope import Metadata, RecordedEvent, decode_metadata, with_traceparent
 
 __all__ = [
     "Appended",
+    "Begun",
     "EventIdReused",
     "EventStore",
     "Found",
@@ -50,6 +52,18 @@ class Appended(NamedTuple):
     event_id: UUID
     duplicate: bool
     versions: dict[str, int]
+
+
+class Begun(NamedTuple):
+    """An append under way."""
+
+    parts: tuple[StreamAppend, ...]
+    request: Request
+
+    @property
+    def appended(self) -> bool:
+        """Whether it is known to be durable."""
+        return self.request.appended
 
 
 class Found(NamedTuple):
@@ -135,24 +149,55 @@ class EventStore:
             asyncpg.InsufficientPrivilegeError: a stream's category belongs to another service.
             OSError, asyncpg.PostgresError: the outcome is unknown; appending again is safe.
         """
+        return await self.outcome(
+            self.begin(parts, event_id=event_id, request_hash=request_hash, subject=subject, metadata=metadata)
+        )
+
+    def begin(
+        self,
+        parts: Sequence[StreamAppend],
+        *,
+        event_id: UUID,
+        request_hash: bytes = b"",
+        subject: UUID | None = None,
+        metadata: Metadata = Metadata(),  # noqa: B008 - immutable
+        follows: "Begun | None" = None,
+    ) -> "Begun":
+        """First half of `append`: takes its place in the order of appends, at once. `outcome` is the second.
+
+        `follows` is the append that this one was decided on: if it turns out not to be appended, this one conflicts.
+
+        Raises:
+            ValueError: there is no event, or a stream is named twice.
+        """
         parts = tuple(parts)
         if not any(part.events for part in parts):
             raise ValueError("an append needs at least one event")
         if len({part.stream for part in parts}) < len(parts):
             raise ValueError("an append names each stream once")
         rows = encode_request(parts, event_id, request_hash, subject, with_traceparent(metadata))
-        verdict = await self._coalescer.submit(event_id, request_hash, rows)
+        return Begun(parts, self._coalescer.submit(event_id, request_hash, rows, follows and follows.request))
+
+    async def outcome(self, begun: "Begun") -> Appended:
+        """Waits for an append that was begun. Raises as `append` does."""
+        parts, request = begun
+        verdict = await asyncio.shield(request.result)
         if verdict.outcome == "reused":
-            raise EventIdReused(event_id)
+            raise EventIdReused(request.event_id)
         if verdict.outcome == "conflict":
-            for part, actual in zip(parts, verdict.versions, strict=True):
+            states = list(zip(parts, verdict.versions, strict=True))
+            for part, actual in states:
                 if part.expected is not None and part.expected != actual:
+                    raise VersionConflict(part.stream, part.expected, actual or 0)
+            for part, actual in states:
+                # At the expected version by another's events, not by those it was decided on.
+                if part.expected:
                     raise VersionConflict(part.stream, part.expected, actual or 0)
             raise AssertionError("a conflict without a stream that conflicts")  # never taken for an append
         versions = {
             part.stream: version for part, version in zip(parts, verdict.versions, strict=True) if version is not None
         }
-        return Appended(event_id, verdict.outcome == "duplicate", versions)
+        return Appended(request.event_id, verdict.outcome == "duplicate", versions)
 
     async def read_stream(
         self, stream: str, after_version: int = 0, *, limit: int | None = None

@@ -23,3 +23,12 @@ def decide(state: LedgerState, event_id: UUID, now: datetime, step: Callable[[De
         return []
     replenish.consequences(decision)
     return [*decision.events, *decision.beforehand]
+
+
+def expire(state: LedgerState, event_id: UUID, now: datetime) -> list[Event]:
+    """The events of the append that records expired holds; none where there are none."""
+    decision = Decision(state, event_id=event_id, now=now)
+    decision.record(*lapsed(state, now))
+    if decision.events:
+        replenish.consequences(decision)
+    return decision.events

@@ -82,7 +82,6 @@ def capture(state: LedgerState, transfer_id: UUID, amount_minor: int | None, now
             legs=legs,
             completed_at=now,
             held=True,
-            bulk_id=hold.bulk_id,
         ),
     ]
 

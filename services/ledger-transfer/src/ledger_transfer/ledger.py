@@ -1,35 +1,94 @@
 """The ledger as commands and reactions use it: the pure deciders over the customers' streams."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
-from events.contracts.ledger import Movement, TransferCompleted, TransferRefused
-from events.decisions import Decided, Streams
-from events.envelope import Metadata, RecordedEvent, derived_id
-from events.store import EventStore
+from events.contracts.ledger import (
+    AlertRaised,
+    FrozenBy,
+    Movement,
+    Platform,
+    SyncRequested,
+    TransferCaptured,
+    TransferCompleted,
+    TransferHeld,
+    TransferRefused,
+    TransferReversed,
+    TransferVoided,
+)
+from events.contracts.registry import Event
+from events.decisions import Decided, Refusal, Streams
+from events.envelope import Metadata, RecordedEvent, derived_id, new_id
+from events.store import EventIdReused, EventStore, StreamAppend
 
 from ledger_transfer.accounts import record_fact
-from ledger_transfer.deciding import decide
+from ledger_transfer.allowances import NewLimits, change_limits
+from ledger_transfer.bulk import BulkRequest, transfer_all
+from ledger_transfer.deciding import decide, expire
 from ledger_transfer.facts import AccountReport, fact_of
+from ledger_transfer.freezing import freeze, unfreeze
+from ledger_transfer.holds import HoldNotOpen, capture, lapsed, void
+from ledger_transfer.reversals import NotReversible, reversal_id_of, reverse
 from ledger_transfer.state import Decision, LedgerState, evolve
-from ledger_transfer.transfers import TransferRequest, transfer
+from ledger_transfer.transfers import UNRESTRICTED, Clearance, StepUp, TransferRequest, transfer
 
 CATEGORY = "ledger"
 """Of the streams `ledger-<user>`."""
 
+NOBODY = UUID(int=0)
+"""Whose stream holds alerts that are no customer's."""
+
 REACTIONS = "ledger_transfer.reactions"
 """Distinguishes what the ledger makes of an item from what others make of it."""
+
+_CACHED_MAX = 50_000
+
+
+class TransferNotFound(Refusal):
+    """There is no such transfer of this customer."""
+
+    code = "transfer_not_found"
 
 
 class TransferOutcome(NamedTuple):
     """What became of a request: the event that records it, and whether an earlier request had recorded it."""
 
-    event: TransferCompleted | TransferRefused
+    event: TransferCompleted | TransferHeld | TransferRefused
     replayed: bool
+
+
+class BulkOutcome(NamedTuple):
+    """What became of a bulk request: one event per item that wrote anything, in order."""
+
+    events: tuple[TransferCompleted | TransferHeld | TransferRefused, ...]
+    event_id: UUID
+    replayed: bool
+
+
+class Outcome(NamedTuple):
+    """What a command on an existing transfer appended, and whether an earlier request had."""
+
+    events: tuple[Event, ...]
+    event_id: UUID
+    replayed: bool
+
+
+class FoundTransfer(NamedTuple):
+    """A transfer with all that became of it so far."""
+
+    first: TransferCompleted | TransferHeld | TransferRefused
+    """What recorded the request."""
+    completed: TransferCompleted | None
+    """What moved the money, at once or by capturing the hold."""
+    ended: TransferCaptured | TransferVoided | None
+    """How a hold ended."""
+    open: bool
+    """A hold that is neither captured, voided nor expired."""
+    reversed: TransferReversed | None
 
 
 class Ledger:
@@ -37,11 +96,18 @@ class Ledger:
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
-        self._streams = Streams(store, CATEGORY, LedgerState(), evolve)
+        self._streams = Streams(store, CATEGORY, LedgerState(), evolve, max_cached=_CACHED_MAX)
 
     async def state(self, user_id: UUID) -> LedgerState:
-        """The customer's ledger as of now."""
+        """The customer's ledger as of now. Holds that have expired may still be in it."""
         state, _ = await self._streams.load(user_id)
+        return state
+
+    async def preview(self, user_id: UUID, now: datetime) -> LedgerState:
+        """The state that a command would be decided on now."""
+        state = await self.state(user_id)
+        for event in lapsed(state, now):
+            state = evolve(state, event)
         return state
 
     async def execute(
@@ -73,33 +139,202 @@ class Ledger:
         )
 
     async def transfer(
-        self, user_id: UUID, request: TransferRequest, metadata: Metadata, now: datetime
+        self,
+        user_id: UUID,
+        request: TransferRequest,
+        metadata: Metadata,
+        now: datetime,
+        clearance: Clearance = UNRESTRICTED,
     ) -> TransferOutcome:
-        """Moves the money, or records why not, once per transfer id.
+        """Moves or holds the money, or records why not, once per transfer id.
 
         Raises:
-            AccountNotFound: an account is unknown or another customer's; nothing is recorded.
+            AccountNotFound, StepUpRequired: nothing is recorded.
             EventIdReused: the transfer id stands for another request.
         """
         decided = await self.execute(
             user_id,
-            lambda decision: decision.record(*transfer(decision.state, request, now)),
+            lambda decision: decision.record(*transfer(decision.state, request, now, clearance)),
             event_id=request.transfer_id,
             request_hash=request_hash(request),
             metadata=metadata,
             now=now,
         )
         event = decided.events[0]
-        assert isinstance(event, TransferCompleted | TransferRefused)
+        assert isinstance(event, TransferCompleted | TransferHeld | TransferRefused)
         return TransferOutcome(event, decided.duplicate)
 
-    async def find_transfer(self, user_id: UUID, transfer_id: UUID) -> TransferCompleted | TransferRefused | None:
+    async def bulk(
+        self, user_id: UUID, bulk: BulkRequest, metadata: Metadata, now: datetime, clearance: Clearance = UNRESTRICTED
+    ) -> BulkOutcome:
+        """All items in one append, once per bulk id.
+
+        Raises:
+            AccountNotFound, StepUpRequired: nothing is recorded.
+            EventIdReused: the bulk id stands for another request.
+        """
+        decided = await self.execute(
+            user_id,
+            lambda decision: transfer_all(decision, bulk, clearance),
+            event_id=bulk.bulk_id,
+            request_hash=bulk_hash(bulk),
+            metadata=metadata,
+            now=now,
+        )
+        events = tuple(
+            event
+            for event in decided.events
+            if isinstance(event, TransferCompleted | TransferHeld | TransferRefused) and event.bulk_id == bulk.bulk_id
+        )
+        return BulkOutcome(events, decided.event_id, decided.duplicate)
+
+    async def capture(
+        self, user_id: UUID, transfer_id: UUID, amount_minor: int | None, metadata: Metadata, now: datetime
+    ) -> Outcome:
+        """Transfers a held amount, or a part of it, once.
+
+        Raises:
+            TransferNotFound, HoldNotOpen, CaptureTooLarge, TransferRefusal: nothing is recorded.
+        """
+        await self._find_hold(user_id, transfer_id)
+        return await self._end_hold(
+            user_id,
+            lambda decision: decision.record(*capture(decision.state, transfer_id, amount_minor, now)),
+            capture_id_of(transfer_id),
+            str(amount_minor).encode(),
+            metadata,
+            now,
+        )
+
+    async def void(self, user_id: UUID, transfer_id: UUID, metadata: Metadata, now: datetime) -> Outcome:
+        """Gives a held amount back, once.
+
+        Raises:
+            TransferNotFound, HoldNotOpen: nothing is recorded.
+        """
+        await self._find_hold(user_id, transfer_id)
+        return await self._end_hold(
+            user_id,
+            lambda decision: decision.record(*void(decision.state, transfer_id, now)),
+            void_id_of(transfer_id),
+            b"",
+            metadata,
+            now,
+        )
+
+    async def expire_holds(self, user_id: UUID, transfer_id: UUID, now: datetime) -> None:
+        """Records that the customer's holds whose time is over have expired: that one, and any other."""
+        event_id = derived_id(transfer_id, "expire")
+        await self._streams.execute(
+            user_id,
+            lambda state: expire(state, event_id, now),
+            event_id=event_id,
+            subject=user_id,
+            metadata=Metadata(actor="service:ledger_transfer"),
+        )
+
+    async def reverse(self, user_id: UUID, transfer_id: UUID, metadata: Metadata, now: datetime) -> Outcome:
+        """Takes a completed transfer back, once.
+
+        Raises:
+            TransferNotFound, NotReversible, TransferRefusal: nothing is recorded.
+        """
+        found = await self.find_transfer(user_id, transfer_id)
+        if found is None:
+            raise TransferNotFound()
+        original = found.completed
+        if original is None:
+            raise NotReversible()
+        consumed_at = found.first.held_at if isinstance(found.first, TransferHeld) else original.completed_at
+        decided = await self.execute(
+            user_id,
+            lambda decision: decision.record(*reverse(decision.state, original, consumed_at, now)),
+            event_id=reversal_id_of(transfer_id),
+            metadata=metadata,
+            now=now,
+        )
+        return Outcome(decided.events, decided.event_id, decided.duplicate)
+
+    async def change_limits(
+        self, user_id: UUID, wanted: NewLimits, step_up: StepUp | None, metadata: Metadata, now: datetime
+    ) -> Decided:
+        """Sets the limits.
+
+        Raises:
+            StepUpRequired: one is raised without proof; nothing is recorded.
+        """
+        return await self.execute(
+            user_id,
+            lambda decision: decision.record(*change_limits(decision.state, wanted, step_up, now)),
+            event_id=new_id(),
+            metadata=metadata,
+            now=now,
+        )
+
+    async def freeze(
+        self, user_id: UUID, account_id: UUID, by: FrozenBy, metadata: Metadata, now: datetime, *, thaw: bool = False
+    ) -> Decided:
+        """Freezes the account, or with `thaw` unfreezes it. No events where it was so already.
+
+        Raises:
+            AccountNotFound, AccountClosed, FrozenByOps: nothing is recorded.
+        """
+        change = unfreeze if thaw else freeze
+        return await self.execute(
+            user_id,
+            lambda decision: decision.record(*change(decision.state, account_id, by, now)),
+            event_id=new_id(),
+            metadata=metadata,
+            now=now,
+        )
+
+    async def request_sync(
+        self, user_id: UUID, sync_id: UUID, platforms: Sequence[Platform], metadata: Metadata, now: datetime
+    ) -> Decided:
+        """Asks the gateway to pull what is missing."""
+        requested = SyncRequested(sync_id=sync_id, platforms=tuple(platforms), requested_at=now)
+        return await self.execute(
+            user_id,
+            lambda decision: decision.record(requested),
+            event_id=sync_id,
+            request_hash=msgspec.json.encode(requested.platforms),
+            metadata=metadata,
+            now=now,
+        )
+
+    async def raise_alert(self, user_id: UUID | None, alert: AlertRaised) -> None:
+        """Records an alert once per its id, in the customer's stream or in nobody's."""
+        await self._store.append(
+            [StreamAppend(f"{CATEGORY}-{user_id or NOBODY}", (alert,))],
+            event_id=alert.alert_id,
+            subject=user_id,
+            metadata=Metadata(actor="service:ledger_transfer"),
+        )
+
+    async def find_transfer(self, user_id: UUID, transfer_id: UUID) -> FoundTransfer | None:
         """The customer's transfer of that id, from the store itself: an accepted one is there at once."""
-        found = await self._store.find(transfer_id)
-        if found is None or found.event.stream != f"{CATEGORY}-{user_id}":
+        first = await self._find(user_id, transfer_id)
+        if not isinstance(first, TransferCompleted | TransferHeld | TransferRefused):
             return None
-        payload = found.event.payload
-        return payload if isinstance(payload, TransferCompleted | TransferRefused) else None
+        completed = first if isinstance(first, TransferCompleted) else None
+        ended: TransferCaptured | TransferVoided | None = None
+        is_open = False
+        if isinstance(first, TransferHeld):
+            captured = await self._streams.outcome_of(capture_id_of(transfer_id))
+            if captured is not None:
+                for event in captured.events[:2]:
+                    if isinstance(event, TransferCaptured):
+                        ended = event
+                    elif isinstance(event, TransferCompleted):
+                        completed = event
+            else:
+                is_open = transfer_id in (await self.state(user_id)).holds and first.expires_at > datetime.now(UTC)
+                voided = await self._find(user_id, void_id_of(transfer_id))
+                ended = voided if isinstance(voided, TransferVoided) else None
+        taken_back = await self._find(user_id, derived_id(reversal_id_of(transfer_id), 1)) if completed else None
+        return FoundTransfer(
+            first, completed, ended, is_open, taken_back if isinstance(taken_back, TransferReversed) else None
+        )
 
     async def record(self, user_id: UUID, item: RecordedEvent) -> None:
         """Posts what a platform reported, once per item and customer, whatever the balances."""
@@ -122,6 +357,36 @@ class Ledger:
             ),
         )
 
+    async def _find(self, user_id: UUID, event_id: UUID) -> Event | None:
+        found = await self._store.find(event_id)
+        if found is None or found.event.stream != f"{CATEGORY}-{user_id}":
+            return None
+        return found.event.payload
+
+    async def _find_hold(self, user_id: UUID, transfer_id: UUID) -> None:
+        first = await self._find(user_id, transfer_id)
+        if not isinstance(first, TransferCompleted | TransferHeld | TransferRefused):
+            raise TransferNotFound()
+        if not isinstance(first, TransferHeld):
+            raise HoldNotOpen()
+
+    async def _end_hold(
+        self,
+        user_id: UUID,
+        step: Callable[[Decision], None],
+        event_id: UUID,
+        body: bytes,
+        metadata: Metadata,
+        now: datetime,
+    ) -> Outcome:
+        try:
+            decided = await self.execute(
+                user_id, step, event_id=event_id, request_hash=body, metadata=metadata, now=now
+            )
+        except EventIdReused:
+            raise HoldNotOpen() from None  # captured before, another part of it
+        return Outcome(decided.events, decided.event_id, decided.duplicate)
+
     async def _own_transfer(self, user_id: UUID, fact: AccountReport | Movement) -> TransferCompleted | None:
         """The completed transfer of this customer that the fact's reference names.
 
@@ -134,22 +399,41 @@ class Ledger:
         except ValueError:
             return None
         found = await self.find_transfer(user_id, reference)
-        return found if isinstance(found, TransferCompleted) else None
+        return found.completed if found else None
 
 
 def transfer_id_of(user_id: UUID, idempotency_key: str) -> UUID:
-    """The id of the transfer that a customer's key stands for."""
+    """The id of the transfer, or of the bulk of them, that a customer's key stands for."""
     return derived_id(user_id, "transfer", idempotency_key)
+
+
+def capture_id_of(transfer_id: UUID) -> UUID:
+    """The id of the one capture that a hold can have."""
+    return derived_id(transfer_id, "capture")
+
+
+def void_id_of(transfer_id: UUID) -> UUID:
+    """The id of the one voiding that a hold can have on request."""
+    return derived_id(transfer_id, "void")
 
 
 def request_hash(request: TransferRequest) -> bytes:
     """What makes two requests the same: the route and every field of the body, in one canonical form."""
-    body = [
-        "POST /api/transfers",
+    return sha256(msgspec.json.encode(["POST /api/transfers", *_body(request)])).digest()
+
+
+def bulk_hash(bulk: BulkRequest) -> bytes:
+    """As `request_hash`, for all items at once."""
+    items = [_body(item) for item in bulk.items]
+    return sha256(msgspec.json.encode(["POST /api/transfers/bulk", bulk.mode, items])).digest()
+
+
+def _body(request: TransferRequest) -> list[object]:
+    body: list[object] = [
         request.from_account_id,
         request.to_account_id,
         request.amount_minor,
         request.currency,
         request.memo,
     ]
-    return sha256(msgspec.json.encode(body)).digest()
+    return body if request.hold_s is None else [*body, request.hold_s]

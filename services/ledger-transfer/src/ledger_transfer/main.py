@@ -3,23 +3,28 @@
 from chassis.app import create_app
 from chassis.cursors import CursorCodec
 from chassis.service import Runtime, run
-from chassis.settings import ServiceSettings
 from litestar import Litestar
 
 from ledger_transfer.api import routes
 from ledger_transfer.ledger import Ledger
 from ledger_transfer.projections import PROJECTIONS
 from ledger_transfer.reactions import Reactions
+from ledger_transfer.settings import LedgerSettings
+from ledger_transfer.vigil import Vigil
 
 
-async def wire(runtime: Runtime) -> Litestar:
+async def wire(runtime: Runtime[LedgerSettings]) -> Litestar:
     ledger = Ledger(runtime.store)
     runtime.project(PROJECTIONS)
     runtime.consume("reactions", Reactions(ledger))
     cursors = CursorCodec(runtime.settings.cursor_secret)
-    return create_app(runtime, routes(ledger, runtime.database, cursors), title="Sangam ledger and transfers")
+    vigil = Vigil(ledger, runtime.database)
+    runtime.spawn(vigil.expire_for_ever(), "ledger.expiry")
+    runtime.spawn(vigil.check_for_ever(), "ledger.check")
+    all_routes = routes(ledger, runtime.database, cursors, runtime.settings.step_up_threshold_minor)
+    return create_app(runtime, all_routes, title="Sangam ledger and transfers")
 
 
 def main() -> None:
     """Starts the service and returns when it has been told to stop."""
-    run("ledger_transfer", ServiceSettings, wire)
+    run("ledger_transfer", LedgerSettings, wire)

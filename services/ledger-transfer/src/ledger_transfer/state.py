@@ -73,7 +73,6 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     memo: str | None
     held_at: datetime
     expires_at: datetime
-    bulk_id: UUID | None = None
 
 
 class Waiting(NamedTuple):
@@ -221,7 +220,6 @@ def _evolve(state: LedgerState, event: Event) -> LedgerState:
                 memo=event.memo,
                 held_at=event.held_at,
                 expires_at=event.expires_at,
-                bulk_id=event.bulk_id,
             )
             return _replace(
                 state,
@@ -278,6 +276,16 @@ class Decision:
         for event in events:
             self.events.append(event)
             self.state = evolve(self.state, event)
+
+    def fork(self) -> "Decision":
+        """A copy to try something on."""
+        copy = Decision(self.state, event_id=self.event_id, now=self.now)
+        copy.events = list(self.events)
+        return copy
+
+    def adopt(self, trial: "Decision") -> None:
+        """Takes over what was tried on a fork of this."""
+        self.state, self.events = trial.state, trial.events
 
     def next_id(self) -> UUID:
         """The id that the next recorded event will have in the store."""

@@ -15,7 +15,7 @@ Refusal
 in this order of precedence.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
@@ -37,11 +37,12 @@ class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
     amount_minor: int
     currency: str
     memo: str | None = None
-    expires_at: datetime | None = None
-    """Set: the money is only held, until then."""
+    hold_s: int | None = None
+    """Set: the money is only held, for so many seconds."""
     rule_id: UUID | None = None
     """The rule that fires it."""
     bulk_id: UUID | None = None
+    bulk_item: int | None = None
 
 
 class StepUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,7 +204,7 @@ def decide(
     if (standing := exceeded(state.limits, usage, request.amount_minor, now)) is not None:
         raise LimitExceeded(standing)
     jti = cleared(state, request.amount_minor, request.currency, request.to_account_id, clearance)
-    if request.expires_at is None:
+    if request.hold_s is None:
         return TransferCompleted(
             transfer_id=request.transfer_id,
             from_account_id=request.from_account_id,
@@ -215,6 +216,7 @@ def decide(
             completed_at=now,
             rule_id=request.rule_id,
             bulk_id=request.bulk_id,
+            bulk_item=request.bulk_item,
             step_up_jti=jti,
         )
     return TransferHeld(
@@ -225,8 +227,9 @@ def decide(
         currency=request.currency,
         memo=request.memo,
         held_at=now,
-        expires_at=request.expires_at,
+        expires_at=now + timedelta(seconds=request.hold_s),
         bulk_id=request.bulk_id,
+        bulk_item=request.bulk_item,
         step_up_jti=jti,
     )
 
@@ -262,19 +265,23 @@ def transfer(
     try:
         return [decide(state, request, now, clearance)]
     except TransferRefusal as refusal:
-        return [
-            TransferRefused(
-                transfer_id=request.transfer_id,
-                from_account_id=request.from_account_id,
-                to_account_id=request.to_account_id,
-                amount_minor=request.amount_minor,
-                currency=request.currency,
-                memo=request.memo,
-                code=refusal.code,
-                available_minor=refusal.available_minor,
-                refused_at=now,
-                window=refusal.window,
-                remaining_minor=refusal.remaining_minor,
-                bulk_id=request.bulk_id,
-            )
-        ]
+        return [refused(request, refusal, now)]
+
+
+def refused(request: TransferRequest, refusal: TransferRefusal, now: datetime) -> TransferRefused:
+    """The record of a refusal."""
+    return TransferRefused(
+        transfer_id=request.transfer_id,
+        from_account_id=request.from_account_id,
+        to_account_id=request.to_account_id,
+        amount_minor=request.amount_minor,
+        currency=request.currency,
+        memo=request.memo,
+        code=refusal.code,
+        available_minor=refusal.available_minor,
+        refused_at=now,
+        window=refusal.window,
+        remaining_minor=refusal.remaining_minor,
+        bulk_id=request.bulk_id,
+        bulk_item=request.bulk_item,
+    )

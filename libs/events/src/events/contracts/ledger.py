@@ -144,6 +144,8 @@ class TransferCompleted(Event, frozen=True, kw_only=True):
     """The transfer that this one takes back. It uses up no limit."""
     bulk_id: UUID | None = None
     """The bulk request that it was a part of."""
+    bulk_item: int | None = None
+    """Its place among that request's items, from 0."""
     step_up_jti: str | None = None
     """The step-up token that allowed it: good for one event of this stream."""
 
@@ -167,6 +169,8 @@ class TransferRefused(Event, frozen=True, kw_only=True):
     remaining_minor: int | None = None
     """What is left of that window's limit."""
     bulk_id: UUID | None = None
+    bulk_item: int | None = None
+    """The item that was refused, and with it, where all or nothing was asked for, all others."""
 
 
 @contract("ledger.transfer.settled")
@@ -193,6 +197,7 @@ class TransferHeld(Event, frozen=True, kw_only=True):
     expires_at: datetime
     """From then on it holds nothing, whether or not its `transfer.voided` is in the stream yet."""
     bulk_id: UUID | None = None
+    bulk_item: int | None = None
     step_up_jti: str | None = None
 
 

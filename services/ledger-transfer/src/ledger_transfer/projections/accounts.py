@@ -5,17 +5,21 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from events.contracts import identity
 from events.contracts.ledger import (
     AccountClosed,
+    AccountFrozen,
     AccountKind,
     AccountOpened,
     AccountPosted,
+    AccountUnfrozen,
     Platform,
     TransferCompleted,
 )
 from events.contracts.registry import contract_of
 from events.envelope import RecordedEvent
 
+from ledger_transfer.projections.holds import HELD
 from ledger_transfer.state import customer_account
 
 
@@ -55,13 +59,23 @@ class Accounts:
         CREATE INDEX IF NOT EXISTS account_of_user ON account (user_id, opened_position);
     """
     types = frozenset(
-        contract_of(struct).type for struct in (AccountOpened, AccountPosted, AccountClosed, TransferCompleted)
+        contract_of(struct).type
+        for struct in (
+            AccountOpened,
+            AccountPosted,
+            AccountClosed,
+            AccountFrozen,
+            AccountUnfrozen,
+            TransferCompleted,
+            identity.UserErased,
+        )
     )
 
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         opened: list[tuple[object, ...]] = []
         balances: dict[UUID, int] = {}
-        closed: list[UUID] = []
+        statuses: dict[UUID, str] = {}
+        erased: list[UUID] = []
         for event in events:
             payload = event.payload
             if isinstance(payload, AccountOpened):
@@ -78,7 +92,13 @@ class Accounts:
                     )
                 )
             elif isinstance(payload, AccountClosed):
-                closed.append(payload.account_id)
+                statuses[payload.account_id] = "closed"
+            elif isinstance(payload, AccountFrozen):
+                statuses[payload.account_id] = "frozen"
+            elif isinstance(payload, AccountUnfrozen):
+                statuses[payload.account_id] = "active"
+            elif isinstance(payload, identity.UserErased):
+                erased.append(payload.user_id)
             if isinstance(payload, AccountOpened | AccountPosted | TransferCompleted):
                 for leg in payload.legs:
                     account_id = customer_account(leg)
@@ -104,12 +124,22 @@ class Accounts:
                 list(balances),
                 list(balances.values()),
             )
-        if closed:
-            await db.execute("UPDATE account SET status = 'closed' WHERE account_id = ANY ($1::uuid[])", closed)
+        if statuses:
+            await db.execute(
+                """
+                UPDATE account SET status = latest.status
+                FROM unnest($1::uuid[], $2::text[]) AS latest(account_id, status)
+                WHERE account.account_id = latest.account_id
+                """,
+                list(statuses),
+                list(statuses.values()),
+            )
+        if erased:
+            await db.execute("UPDATE account SET name = NULL WHERE user_id = ANY ($1::uuid[])", erased)
 
 
-_COLUMNS = """account_id, platform, platform_account_id, kind, name, currency, balance_minor,
-              balance_minor AS available_minor, status, opened_position"""
+_COLUMNS = f"""account_id, platform, platform_account_id, kind, name, currency, balance_minor,
+               balance_minor - {HELD} AS available_minor, status, opened_position"""
 
 
 async def list_accounts(db: asyncpg.Pool, user_id: UUID, *, after_position: int, limit: int) -> list[AccountRow]:
@@ -131,3 +161,8 @@ async def get_account(db: asyncpg.Pool, user_id: UUID, account_id: UUID) -> Acco
         account_id,
     )
     return msgspec.convert(dict(row), AccountRow) if row else None
+
+
+async def all_accounts(db: asyncpg.Pool, user_id: UUID) -> list[AccountRow]:
+    """The customer's accounts in the order they were opened here."""
+    return await list_accounts(db, user_id, after_position=0, limit=2**31)
