@@ -7,6 +7,7 @@ import asyncpg
 
 _SERVICE_FUNCTIONS = (
     "append",
+    "append_one",
     "read_log",
     "read_types",
     "read_positions",

@@ -107,6 +107,48 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION store.insert_events FROM PUBLIC;
 
+-- One event on one stream: what a lone writer waits for, in as few statements as it can be.
+-- Returns the stream's version after it; NULL, and nothing is written, where that is not the whole story: the id is
+-- taken or the version is not the expected one. Then `append` finds the verdict.
+CREATE OR REPLACE FUNCTION store.append_one(
+    _stream text, _expected bigint, _event_id uuid, _request_hash bytea,
+    _type text, _schema_version int, _subject uuid, _data bytea, _metadata bytea
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = store, pg_temp AS $$
+DECLARE
+    after bigint;
+    _id   bigint;
+BEGIN
+    PERFORM FROM writers w WHERE w.category = split_part(_stream, '-', 1) AND w.role = session_user;
+    IF NOT FOUND THEN
+        RAISE insufficient_privilege USING MESSAGE = format('role %s may not append to %s', session_user, _stream);
+    END IF;
+    INSERT INTO streams AS s (stream, version) VALUES (_stream, 1)
+    ON CONFLICT (stream) DO UPDATE SET version = s.version + 1 WHERE _expected IS NULL OR s.version = _expected
+    RETURNING s.version INTO after;
+    IF after IS NULL THEN
+        RETURN NULL;
+    END IF;
+    IF after = _expected + 1 OR _expected IS NULL THEN
+        INSERT INTO event_ids (event_id, stream, version, request_hash)
+        VALUES (_event_id, _stream, after, _request_hash) ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            _id := nextval('store.event_id');
+            INSERT INTO events (id, stream, version, event_id, type, schema_version, subject, data, metadata, recorded_at)
+            VALUES (_id, _stream, after, _event_id, _type, _schema_version, _subject, _data, _metadata,
+                    clock_timestamp());
+            INSERT INTO pending (id) VALUES (_id);
+            RETURN after;
+        END IF;
+    END IF;
+    -- Nobody has seen the row as it is now: it goes back to what it was.
+    IF after = 1 THEN
+        DELETE FROM streams WHERE stream = _stream;
+    ELSE
+        UPDATE streams SET version = after - 1 WHERE stream = _stream;
+    END IF;
+    RETURN NULL;
+END $$;
+
 -- Verdicts per request: 'appended', 'duplicate' (same id and hash were appended before),
 -- 'reused' (same id, other hash), 'conflict' (a stream is not at the expected version).
 -- Versions per part (request × stream): appended → the stream's version after the part;
@@ -155,32 +197,41 @@ BEGIN
             format('role %s may not append to every one of these streams: %s', session_user, _streams);
     END IF;
 
-    -- Creates and locks in one pass. The order of locking is the same in every transaction.
-    INSERT INTO streams AS s (stream, version) SELECT u, 0 FROM unnest(_streams) u
-    ON CONFLICT (stream) DO UPDATE SET version = s.version WHERE false;
-    SELECT array_agg(version ORDER BY stream) INTO base FROM streams WHERE stream = ANY (_streams);
-
-    -- The common case: every request is new, named once, and at its expected version.
-    IF NOT EXISTS (SELECT FROM event_ids WHERE event_id = ANY (_request_id))
-       AND NOT EXISTS (SELECT FROM unnest(_part_stream, _part_expected, _part_offset) AS part(stream, expected, before)
-                       WHERE expected <> base[stream] + before)
-       AND (cardinality(_request_id) = 1
-            OR (SELECT count(DISTINCT r) FROM unnest(_request_id) r) = cardinality(_request_id)) THEN
+    -- The common case: every request is new, named once, and at its expected version. Creates, locks and moves the
+    -- streams in one pass; the order of locking is the same in every transaction. Where it is not the common case,
+    -- leaving the block undoes all of it.
+    BEGIN
+        WITH grown AS (
+            INSERT INTO streams AS s (stream, version) SELECT * FROM unnest(_streams, _growth)
+            ON CONFLICT (stream) DO UPDATE SET version = s.version + excluded.version
+            RETURNING s.stream, s.version)
+        SELECT array_agg(version ORDER BY stream) INTO base FROM grown;
+        SELECT array_agg(after - growth ORDER BY n) INTO base
+          FROM unnest(base, _growth) WITH ORDINALITY AS g(after, growth, n);
+        IF EXISTS (SELECT FROM unnest(_part_stream, _part_expected, _part_offset) AS part(stream, expected, before)
+                   WHERE expected <> base[stream] + before) THEN
+            RAISE SQLSTATE 'SG001';
+        END IF;
         SELECT array_agg(_streams[_part_stream[part]] ORDER BY n),
                array_agg(base[_part_stream[part]] + before ORDER BY n)
           INTO e_stream, e_version
           FROM unnest(_event_part, _event_offset) WITH ORDINALITY AS event(part, before, n);
+        -- Raises unique_violation where an event id is taken, or named twice in this batch.
         PERFORM insert_events(e_stream, e_version, _event_id,
                               (SELECT array_agg(_request_hash[_part_request[part]] ORDER BY n)
                                FROM unnest(_event_part) WITH ORDINALITY AS event(part, n)),
                               _type, _schema_version, _subject, _data, _metadata);
-        UPDATE streams s SET version = s.version + g.growth
-          FROM unnest(_streams, _growth) AS g(stream, growth) WHERE s.stream = g.stream;
         verdicts := array_fill('appended'::text, ARRAY[cardinality(_request_id)]);
         SELECT array_agg(base[stream] + before + added ORDER BY n) INTO versions
           FROM unnest(_part_stream, _part_offset, _part_count) WITH ORDINALITY AS part(stream, before, added, n);
         RETURN;
-    END IF;
+    EXCEPTION WHEN unique_violation OR SQLSTATE 'SG001' THEN
+        NULL;
+    END;
+
+    INSERT INTO streams AS s (stream, version) SELECT u, 0 FROM unnest(_streams) u
+    ON CONFLICT (stream) DO UPDATE SET version = s.version WHERE false;
+    SELECT array_agg(version ORDER BY stream) INTO base FROM streams WHERE stream = ANY (_streams);
 
     -- Otherwise each request is settled by itself, in order.
     start := base;
