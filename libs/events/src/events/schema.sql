@@ -317,7 +317,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT sha256('sangam event log'::byt
 CREATE OR REPLACE FUNCTION store.sequence(_after bigint, _gaps bigint[], _limit int)
 RETURNS TABLE (id bigint, "position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int,
                subject uuid, data bytea, metadata bytea, recorded_at timestamptz)
-LANGUAGE sql SECURITY DEFINER SET search_path = store, pg_temp AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = store, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
     WITH head AS MATERIALIZED (
         SELECT coalesce(max(l.position), 0) AS position,
                coalesce((SELECT chain_hash FROM log ORDER BY log.position DESC LIMIT 1), genesis()) AS chain_hash
@@ -360,14 +361,42 @@ $$;
 -- Read.
 -- ---------------------------------------------------------------------------------------------
 
+-- The events at positions above _after up to _up_to, of these types (NULL: of all). Ids and positions run nearly side
+-- by side, so the slice is read as one range of ids and joined in memory. The settings keep it so however large the
+-- tables are: a planner that knows no parameter joins them whole.
+CREATE OR REPLACE FUNCTION store.read_slice(_after bigint, _up_to bigint, _types text[])
+RETURNS TABLE ("position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int, subject uuid,
+               data bytea, metadata bytea, recorded_at timestamptz)
+LANGUAGE plpgsql STABLE SET search_path = store, pg_temp
+SET enable_seqscan = off SET enable_nestloop = off SET enable_mergejoin = off AS $$
+DECLARE
+    lowest  bigint;
+    highest bigint;
+BEGIN
+    -- OFFSET 0: or min() and max() would be looked for along the index of ids, from its ends.
+    SELECT min(slice.id), max(slice.id) INTO lowest, highest
+      FROM (SELECT log.id FROM log WHERE log.position > _after AND log.position <= _up_to OFFSET 0) slice;
+    IF highest - lowest > 4 * (_up_to - _after) + 1000 THEN
+        -- Something in it committed very late: its id is far from its neighbours'.
+        RETURN QUERY SELECT * FROM read_positions(ARRAY(SELECT generate_series(_after + 1, _up_to))) r
+                     WHERE _types IS NULL OR r.type = ANY (_types) ORDER BY r.position;
+    ELSE
+        RETURN QUERY
+            SELECT l.position, e.stream, e.version, e.event_id, e.type, e.schema_version, e.subject, e.data, e.metadata,
+                   e.recorded_at
+            FROM log l JOIN events e ON e.id = l.id
+            WHERE l.position > _after AND l.position <= _up_to AND e.id BETWEEN lowest AND highest
+                  AND (_types IS NULL OR e.type = ANY (_types))
+            ORDER BY l.position;
+    END IF;
+END $$;
+REVOKE ALL ON FUNCTION store.read_slice FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION store.read_log(_after bigint, _limit int)
 RETURNS TABLE ("position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int, subject uuid,
                data bytea, metadata bytea, recorded_at timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
-    SELECT l.position, e.stream, e.version, e.event_id, e.type, e.schema_version, e.subject, e.data, e.metadata,
-           e.recorded_at
-    FROM (SELECT log.position, log.id FROM log WHERE log.position > _after ORDER BY log.position LIMIT _limit) l
-    JOIN events e ON e.id = l.id ORDER BY l.position
+    SELECT * FROM read_slice(_after, _after + _limit, NULL)
 $$;
 
 -- The events of some types in a range of positions: what one read model needs of the log, and nothing else.
@@ -375,18 +404,15 @@ CREATE OR REPLACE FUNCTION store.read_types(_after bigint, _up_to bigint, _types
 RETURNS TABLE ("position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int, subject uuid,
                data bytea, metadata bytea, recorded_at timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
-    SELECT l.position, e.stream, e.version, e.event_id, e.type, e.schema_version, e.subject, e.data, e.metadata,
-           e.recorded_at
-    FROM (SELECT log.position, log.id FROM log WHERE log.position > _after AND log.position <= _up_to
-          ORDER BY log.position OFFSET 0) l
-    JOIN events e ON e.id = l.id WHERE e.type = ANY (_types) ORDER BY l.position
+    SELECT * FROM read_slice(_after, least(_up_to, (SELECT max(log.position) FROM log)), _types)
 $$;
 
 -- The events at these positions, in order.
 CREATE OR REPLACE FUNCTION store.read_positions(_positions bigint[])
 RETURNS TABLE ("position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int, subject uuid,
                data bytea, metadata bytea, recorded_at timestamptz)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp
+SET enable_seqscan = off SET enable_nestloop = on SET enable_hashjoin = off SET enable_mergejoin = off AS $$
     SELECT l.position, e.stream, e.version, e.event_id, e.type, e.schema_version, e.subject, e.data, e.metadata,
            e.recorded_at
     FROM unnest(_positions) AS wanted(position) JOIN log l USING (position) JOIN events e ON e.id = l.id
