@@ -74,7 +74,7 @@ class Failpoints:
     def _guarded(self, owner: type, method: str, original: Callable[..., Any]) -> Callable[..., Any]:
         steps = [step for step, where in STEP_OF_CRASH.items() if where == (owner, method)]
         # The writer's process is this one: for it a crash is a connection that breaks.
-        fault: Callable[[], Exception] = ConnectionResetError if owner is Coalescer else Crash
+        fault: type[Exception] = ConnectionResetError if owner is Coalescer else Crash
         early = [step for step in steps if not step.startswith("after the append")]
         late = [step for step in steps if step.startswith("after the append")]
 
@@ -261,7 +261,7 @@ class Backbone(RuleBasedStateMachine):
         self._do(self.world.start())
 
     def _do(self, work: Awaitable[T]) -> T:
-        return self.loop.run_until_complete(work)  # type: ignore[arg-type]
+        return self.loop.run_until_complete(work)
 
     @rule(writer=st.integers(0, WRITERS - 1), stream=st.integers(0, STREAMS - 1), count=st.integers(1, 5))
     def append(self, writer: int, stream: int, count: int) -> None:

@@ -45,7 +45,7 @@ async def store(cell: "Cell", request: pytest.FixtureRequest):  # type: ignore[n
 async def _touched(store: asyncpg.Connection, query: str, *arguments: Any) -> int:
     """Rows that the call reads from the store's tables. Several times: plans turn generic at the sixth."""
     async with store.transaction():
-        counts = []
+        counts: list[int] = []
         for _ in range(7):
             counts.append(
                 await store.fetchval(
