@@ -412,11 +412,9 @@ class Backbone(RuleBasedStateMachine):
             self.end_the_slow_append(commit=True)
             self._do(self.world.settle())
             dense = self._do(
-                self.world.admin.fetchrow(
-                    "SELECT count(*) = max(position) AND min(position) = 1 AS dense FROM store.log"
-                )
+                self.world.admin.fetchval("SELECT count(*) = max(position) AND min(position) = 1 FROM store.log")
             )
-            assert dense["dense"] is not False
+            assert dense is not False
         finally:
             self._do(self.world.stop())
             self.loop.close()
