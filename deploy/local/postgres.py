@@ -65,7 +65,7 @@ class PostgresServer:
                 subprocess.run(
                     [
                         *self._as_postgres(),
-                        str(self._binary("initdb")),
+                        str(self.binary("initdb")),
                         f"--pgdata={self.data}",
                         f"--username={SUPERUSER}",
                         f"--pwfile={password_file}",
@@ -90,7 +90,7 @@ class PostgresServer:
     def program(self) -> Program:
         return Program(
             name="postgres",
-            argv=[*self._as_postgres(), str(self._binary("postgres")), "-D", str(self.data)],
+            argv=[*self._as_postgres(), str(self.binary("postgres")), "-D", str(self.data)],
             environment={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
             directory=self.data,
             address=f"127.0.0.1:{self.port}",
@@ -128,7 +128,8 @@ class PostgresServer:
         }
         return "".join(f"{name} = '{value}'\n" for name, value in settings.items())
 
-    def _binary(self, name: str) -> Path:
+    def binary(self, name: str) -> Path:
+        """A program that came with the server."""
         postgres = find("postgres")
         assert postgres is not None, "packages.require comes first"
         return postgres.with_name(name)
