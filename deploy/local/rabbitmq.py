@@ -49,12 +49,15 @@ def permissions_of(user: str) -> dict[str, str]:
             "read": r"^sangam\.(log|events|control|unrouted)$",
         }
     own = rf"{user}\..*"
-    # Only identity revokes. Everybody may bury a message that is no batch of the log (events.feed).
-    writable = r"sangam\.dead|sangam\.control" if user == "identity" else r"sangam\.dead"
+    # Only identity revokes, and reads who has applied it. Everybody may answer that (chassis.control), and may bury a
+    # message that is no batch of the log (events.feed).
+    writable, readable = r"sangam\.dead|sangam\.receipts", r"sangam\.log|sangam\.control"
+    if user == "identity":
+        writable, readable = rf"{writable}|sangam\.control", rf"{readable}|sangam\.receipts"
     return {
         "configure": f"^{own}$",
         "write": f"^({writable}|{own})$",
-        "read": rf"^(sangam\.log|sangam\.control|{own})$",
+        "read": rf"^({readable}|{own})$",
     }
 
 
@@ -111,6 +114,7 @@ def definitions(vhost: str, passwords: Mapping[str, str], *, prefix: str = "") -
             exchange("sangam.log", "fanout", LOG_ARGUMENTS),
             exchange("sangam.events", "topic"),
             exchange("sangam.control", "fanout"),
+            exchange("sangam.receipts", "fanout"),
             exchange("sangam.dead", "fanout"),
             exchange("sangam.unrouted", "fanout"),
         ],

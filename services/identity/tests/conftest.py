@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import pytest
 from chassis.settings import Secret
+from events.sealing import SubjectKeys
 from events.store import EventStore
 from identity.main import IdentitySettings, wire
 
@@ -52,7 +54,7 @@ async def store(cell: "Cell") -> AsyncIterator[EventStore]:
 async def start_replica(cell: "Cell", bfc: Platform, vyomo: Platform) -> AsyncIterator[Callable[[], Awaitable[Client]]]:
     """Starts one more replica of the service, with its own connections and caches."""
     settings = IdentitySettings(
-        database_url=Secret(),
+        database_url=Secret(cell.database_url("identity")),
         event_store_url=Secret(cell.store_url("identity")),
         amqp_url=Secret(),
         http_port=0,
@@ -71,7 +73,13 @@ async def start_replica(cell: "Cell", bfc: Platform, vyomo: Platform) -> AsyncIt
         async def start() -> Client:
             store = await EventStore.connect(settings.event_store_url)
             stack.push_async_callback(store.close)
-            app = await wire(Replica(settings, store))  # type: ignore[arg-type]
+            database = await asyncpg.create_pool(settings.database_url, min_size=0, max_size=4)
+            stack.push_async_callback(database.close)
+            subject_keys = await SubjectKeys.connect(settings.subject_keys_url, settings.subject_master_key)
+            stack.push_async_callback(subject_keys.close)
+            replica = Replica(settings, store, database, subject_keys)
+            app = await wire(replica)  # type: ignore[arg-type]
+            stack.push_async_callback(replica.close)
             for close in app.on_shutdown:
                 stack.push_async_callback(close)  # type: ignore[arg-type]
             # In this event loop, where the store's connections live; unlike Litestar's test client.

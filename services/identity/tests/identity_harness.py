@@ -1,15 +1,19 @@
 """What identity's tests share: platforms that serve their keys over real HTTP, replicas of the service, people."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import httpx
 import jwt
 from aiohttp import web
 from chassis.consistency import ReadModel
+from chassis.control import ControlChannel
+from chassis.revocations import Revocations
 from chassis.tokens import TokenVerifier, VerificationKeyCache
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
@@ -17,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     generate_private_key,
 )
 from events.contracts.identity import SigningKeyPublished
+from events.sealing import SubjectKeys
 from events.store import EventStore
 from identity import keys
 from identity.main import IdentitySettings
@@ -76,16 +81,40 @@ async def served(name: str, stack: AsyncExitStack) -> Platform:
 
 
 class Replica:
-    """What `wire` needs of the runtime: here without consumers, and with the key read from the stream."""
+    """What `wire` needs of the runtime: here without consumers, and with the keys read from their streams.
 
-    def __init__(self, settings: IdentitySettings, store: EventStore) -> None:
+    Its control channel reaches nobody but itself; that revocations reach the others is tested over the whole stack.
+    """
+
+    def __init__(
+        self, settings: IdentitySettings, store: EventStore, database: asyncpg.Pool, subject_keys: SubjectKeys
+    ) -> None:
         self.settings = settings
         self.store = store
-        self.verifier = TokenVerifier(settings.token_issuer, VerificationKeyCache(self._published))
+        self.database = database
+        self.subject_keys = subject_keys
+        self.revocations = Revocations()
+        self.control = ControlChannel("identity", "", self.revocations)
+        self.verifier = TokenVerifier(
+            settings.token_issuer, VerificationKeyCache(self._published), revocations=self.revocations
+        )
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def _published(self) -> dict[str, dict[str, str]]:
-        payloads = [event.payload for event in await self.store.read_stream(f"signing_key-{keys.stream_id(1)}")]
-        return {key.kid: key.public_jwk for key in payloads if isinstance(key, SigningKeyPublished)}
+        found = {}
+        for number in range(1, 9):
+            for event in await self.store.read_stream(f"signing_key-{keys.stream_id(number)}"):
+                if isinstance(event.payload, SigningKeyPublished):
+                    found[event.payload.kid] = event.payload.public_jwk
+        return found
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        self.tasks.append(asyncio.create_task(coroutine, name=name))
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def consumer(self, name: str) -> ReadModel:
         raise KeyError(name)
@@ -108,6 +137,12 @@ class Person:
 
     async def post(self, path: str, body: dict[str, Any], client: Client | None = None) -> httpx.Response:
         return await (client or self.client).post(path, json=body, headers=self._headers())
+
+    async def put(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        return await self.client.put(path, json=body, headers=self._headers())
+
+    async def delete(self, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        return await self.client.request("DELETE", path, json=body, headers=self._headers())
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.login['access_token']}"}

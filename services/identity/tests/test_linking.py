@@ -61,6 +61,7 @@ async def test_link(client: "Client", bfc: "Platform", sign_up: SignUp, store: E
         platform_stream=platform_stream("bfc", CUSTOMER),
     )
     status = (await person.get("/api/auth/status")).json()
+    assert status["platforms"]["bfc"].pop("active_at") is not None
     assert status["platforms"]["bfc"] == {
         "signed_in": True, "linked": True, "platform_customer_ids": [CUSTOMER]
     }  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 from chassis.consistency import event_of
 from events.store import EventStore
 from identity import keys
+from identity.keyring import KeyRing
 from identity.sealing import IdentityKey, SealBroken
 from identity.tokens import RefreshTokens
 
@@ -71,10 +72,17 @@ async def test_the_way_in(client: "Client", store: EventStore, registration: Reg
         "session_id": answer["session_id"],
         "platform": "vyomo",
         "acr": 1,
+        "mfa": False,
+        "email_verified": False,
         "expires_at": status.json()["expires_at"],
         "platforms": {
-            "bfc": {"signed_in": True, "linked": False, "platform_customer_ids": []},
-            "vyomo": {"signed_in": True, "linked": False, "platform_customer_ids": []},
+            "bfc": {"signed_in": True, "active_at": None, "linked": False, "platform_customer_ids": []},
+            "vyomo": {
+                "signed_in": True,
+                "active_at": status.json()["platforms"]["vyomo"]["active_at"],
+                "linked": False,
+                "platform_customer_ids": [],
+            },
         },
     }
 
@@ -101,15 +109,12 @@ async def test_of_20_parallel_registrations_one_wins(replicas: list["Client"], r
     assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 19}
     assert {answer.json()["code"] for answer in answers if answer.status_code == 409} == {"email_taken"}
     winner = [answer.status_code for answer in answers].index(201)
-    logins = await asyncio.gather(
-        *(
-            replicas[n % 2].post("/api/auth/login", json=credentials(email, password=body["password"]))
-            for n, body in enumerate(bodies)
-        )
-    )
-    assert [n for n, login in enumerate(logins) if login.status_code == 200] == [winner]
+    # As many of the others as the lockout lets one try.
+    for n in [*[each for each in range(20) if each != winner][:5], winner]:
+        login = await replicas[n % 2].post("/api/auth/login", json=credentials(email, password=bodies[n]["password"]))
+        assert login.status_code == (200 if n == winner else 401)
     assert (
-        jwt.decode(logins[winner].json()["access_token"], options={"verify_signature": False})["sub"]
+        jwt.decode(login.json()["access_token"], options={"verify_signature": False})["sub"]
         == (answers[winner].json()["user_id"])
     )
 
@@ -182,11 +187,12 @@ async def test_a_forged_refresh_token(client: "Client") -> None:
 async def test_replicas_that_start_at_once_share_one_key(cell: "Cell") -> None:
     identity_key = IdentityKey(bytes(range(32)))
     stores = [await EventStore.connect(cell.store_url("identity")) for _ in range(8)]
-    found = await asyncio.gather(*(keys.load_or_create(store, identity_key) for store in stores))
-    assert len({key.kid for key in found}) == 1
+    rings = [KeyRing(store, identity_key) for store in stores]
+    await asyncio.gather(*(ring.load() for ring in rings))
+    assert len({ring.current().kid for ring in rings}) == 1
     assert await types_of(stores[0], f"signing_key-{keys.stream_id(1)}") == ["identity.signing_key.published"]
     with pytest.raises(SealBroken):
-        await keys.load_or_create(stores[0], IdentityKey(bytes(32)))
+        await KeyRing(stores[0], IdentityKey(bytes(32))).load()
     for store in stores:
         await store.close()
 

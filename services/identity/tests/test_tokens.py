@@ -21,7 +21,7 @@ def signing_key() -> SigningKey:
 
 def test_access_token_says_what_verifiers_expect() -> None:
     key = signing_key()
-    token = AccessTokens("https://sangam.test", key).issue(
+    token = AccessTokens("https://sangam.test", lambda: key).issue(
         user_id=USER, session_id=SESSION, platform="vyomo", acr=1, now=NOW
     )
     assert jwt.get_unverified_header(token) == {"alg": "ES256", "typ": "at+jwt", "kid": key.kid}
@@ -40,6 +40,7 @@ def test_access_token_says_what_verifiers_expect() -> None:
         "aud": "vyomo",
         "sid": str(SESSION),
         "acr": 1,
+        "mfa": False,
         "scope": claims["scope"],
         "iat": issued_at,
         "nbf": issued_at,
@@ -47,7 +48,7 @@ def test_access_token_says_what_verifiers_expect() -> None:
     }
     assert "transfers:write" in claims["scope"].split()
     assert "transfers:reverse" not in claims["scope"].split()
-    again = AccessTokens("https://sangam.test", key).issue(
+    again = AccessTokens("https://sangam.test", lambda: key).issue(
         user_id=USER, session_id=SESSION, platform="vyomo", acr=1, now=NOW
     )
     assert jwt.decode(again, options={"verify_signature": False})["jti"] != jti

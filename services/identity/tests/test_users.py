@@ -56,7 +56,7 @@ def test_register_makes_the_user_and_the_credential() -> None:
         UserRegistered(user_id=USER, sealed_profile="profile"),
         CredentialChanged(sealed_password_hash="hash"),
     ]
-    assert given(*events) == User(registered=True, sealed_password_hash="hash")
+    assert given(*events) == User(registered=True, sealed_profile="profile", sealed_password_hash="hash")
 
 
 def test_request_link_expires_after_ten_minutes() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -55,7 +56,7 @@ async def test_a_client_that_vanishes_during_its_replay_is_let_go() -> None:
     cursors = Cursors(CursorCodec("a secret of the tests"))
     hub = Hub(cursors)
     await hub.start(past)
-    verifier: Any = None
+    verifier: Any = SimpleNamespace(revocations=None)
     sockets = SyncSockets(hub, past, past, verifier, allowed_origins=(), frames_max=10)
     user_id, now = uuid4(), int(time.time())
     claims = Claims(

@@ -73,7 +73,11 @@ class Revocations:
         self._progress = progress
 
     def watch(self, watcher: Watcher) -> None:
-        """`watcher` is told, at once and in this thread, of sessions that end: whoever holds a WebSocket closes it."""
+        """`watcher` is told, at once and in this thread, of sessions that end: whoever holds a WebSocket closes it.
+
+        A session may end between the verification of its token and the moment when the watcher knows the socket:
+        look once more (`session_id in revocations`) after adding it.
+        """
         self._watchers.append(watcher)
 
     def add(self, session_ids: Iterable[UUID]) -> list[UUID]:

@@ -28,6 +28,7 @@ from typing_extensions import TypeVar
 
 from chassis import operating, telemetry
 from chassis.access import access_models, active_keys, take_snapshot
+from chassis.control import ControlChannel
 from chassis.revocations import Revocations
 from chassis.settings import SealingSettings, ServiceSettings, SettingsError, load
 from chassis.tokens import TokenVerifier, VerificationKeyCache
@@ -61,6 +62,7 @@ class Runtime(Generic[S]):
         self.store = store
         self.revocations = Revocations()
         """The sessions that have ended. `watch` it to close what they hold open."""
+        self.control = ControlChannel(service, settings.amqp_url, self.revocations)
         self._keys = VerificationKeyCache(lambda: active_keys(database))
         self.verifier = TokenVerifier(settings.token_issuer, self._keys, revocations=self.revocations)
         self._subject_keys: SubjectKeys | None = None
@@ -187,6 +189,7 @@ class Runtime(Generic[S]):
         for follower in self._followers:
             self.spawn(follower.run(), follower.name)
         self.spawn(operating.start_workers(self.service, self.database), "operations")
+        self.spawn(self.control.run(), "control")
         # Before the service listens: it must not accept a token of a session that ended while it was away.
         await self._access.started.wait()
         await until_it_works("revocations", self._take_snapshot)

@@ -11,7 +11,7 @@ from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from hashlib import sha256
-from typing import Annotated, Literal, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import jwt
@@ -89,6 +89,8 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the user has enrolled TOTP."""
     client_id: Annotated[str, msgspec.Meta(max_length=128)] | None = None
     """The OpenID or ops client that the token was given to."""
+    act: dict[str, Any] | None = None
+    """Who acts for the user, where the token was exchanged (RFC 8693)."""
 
 
 class Caller(NamedTuple):

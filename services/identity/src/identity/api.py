@@ -1,43 +1,33 @@
-"""`/api/auth` and `/.well-known/jwks.json`: routes, their bodies, and the one table from error to answer."""
+"""`/api/auth`: registration, login, tokens, sessions and links."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from datetime import datetime
-from functools import partial
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
 import structlog
-from chassis.consistency import HEADER, consistency_token
-from chassis.problems import Problem
-from chassis.tokens import Caller
+from chassis.request import AnyRequest
+from chassis.tokens import Caller, TokenVerifier
 from events.contracts.identity import Platform
-from litestar import Response, get, post
+from litestar import Response, delete, get, post
 from litestar.handlers import HTTPRouteHandler
 
-from identity import contact, passwords
-from identity.assertions import AssertionInvalid, PlatformUnavailable
-from identity.keys import SigningKey
-from identity.linking import AlreadyLinked, Confirmed, Linking, Requested
-from identity.passwords import Overloaded
-from identity.sessions import SessionEnded
-from identity.sign_in import EmailTaken, Grant, InvalidCredentials, SignIn
-from identity.tokens import ACCESS_LIFETIME, InvalidRefreshToken
-from identity.users import LinkExpired, LinkNotFound
+from identity import contact
+from identity.accounts import Accounts
+from identity.assertions import AssertionInvalid
+from identity.bodies import PLATFORMS, Body, Fields, Otp, ShortText, address_or_none, answered, command
+from identity.linking import Confirmed, Linking, Requested
+from identity.origin import device_of
+from identity.sign_in import ExchangeRefused, Grant, SignIn, Status
+from identity.tokens import ACCESS_LIFETIME
 
 log = structlog.get_logger(__name__)
 
-PLATFORMS: tuple[Platform, ...] = ("bfc", "vyomo")
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type, not a secret
 
-JWKS_MAX_AGE_S = 60
-
-ShortText = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 CustomerId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-
-
-class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a request says. An unknown field is refused: it is a misspelt one or an attempt."""
 
 
 class RegisterBody(Body, frozen=True, kw_only=True):
@@ -51,12 +41,23 @@ class LoginBody(Body, frozen=True, kw_only=True):
     email: ShortText
     password: ShortText
     platform: Platform
-    otp: Annotated[str, msgspec.Meta(max_length=16)] | None = None
-    """Asked for once the user has enrolled TOTP."""
+    otp: Otp | None = None
+    """Asked for once the user has enrolled TOTP; a recovery code does as well."""
 
 
 class RefreshBody(Body, frozen=True, kw_only=True):
     refresh_token: ShortText
+
+
+class ExchangeBody(Body, frozen=True, kw_only=True):
+    """RFC 8693, 2.1."""
+
+    grant_type: str
+    subject_token: Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
+    subject_token_type: str
+    audience: Annotated[str, msgspec.Meta(max_length=64)]
+    scope: Annotated[str, msgspec.Meta(max_length=2048)] | None = None
+    requested_token_type: str | None = None
 
 
 class LinkBfcBody(Body, frozen=True, kw_only=True):
@@ -88,6 +89,16 @@ class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Where the session is valid: one login serves both."""
 
 
+class ExchangeAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """RFC 8693, 2.2.1. There is no refresh token: the session's own is enough."""
+
+    access_token: str
+    issued_token_type: str = ACCESS_TOKEN
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - a type, not a secret
+    expires_in: int
+    scope: str
+
+
 class LinkAnswer(msgspec.Struct, frozen=True, kw_only=True):
     link_id: UUID
     nonce: str
@@ -102,8 +113,17 @@ class ConfirmAnswer(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["linked"] = "linked"
 
 
+class UnlinkAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    platform: Platform
+    platform_customer_ids: list[str]
+    status: Literal["unlinked"] = "unlinked"
+
+
 class PlatformStatus(msgspec.Struct, frozen=True, kw_only=True):
     signed_in: bool
+    """The root session is good on both platforms."""
+    active_at: datetime | None
+    """When it was last used there; null if it has not been yet."""
     linked: bool
     platform_customer_ids: list[str]
 
@@ -114,88 +134,78 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     platform: str
     """The platform of the token that asked."""
     acr: int
+    mfa: bool
+    """Whether a second factor is enrolled."""
+    email_verified: bool
     expires_at: datetime
     """When the session ends, however often it is refreshed."""
     platforms: dict[Platform, PlatformStatus]
 
 
-_PROBLEMS: dict[type[Exception], Callable[[], Problem]] = {
-    EmailTaken: partial(Problem, 409, "email_taken", "This e-mail address is registered already"),
-    InvalidCredentials: partial(Problem, 401, "invalid_credentials", "E-mail address or password is wrong"),
-    InvalidRefreshToken: partial(
-        Problem, 401, "invalid_refresh_token", "The refresh token is not valid any more; log in again"
-    ),
-    SessionEnded: partial(
-        Problem,
-        401,
-        "session_ended",
-        "The session has ended; log in again",
-        headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
-    ),
-    LinkNotFound: partial(Problem, 404, "link_not_found", "There is no such link request"),
-    LinkExpired: partial(Problem, 422, "link_expired", "The link was not confirmed in time; request it again"),
-    AssertionInvalid: partial(
-        Problem, 422, "assertion_invalid", "The assertion does not prove ownership for this link request"
-    ),
-    AlreadyLinked: partial(Problem, 409, "already_linked", "This platform customer is linked to another user"),
-    PlatformUnavailable: partial(
-        Problem,
-        503,
-        "platform_unavailable",
-        "The platform does not answer at the moment",
-        headers={"Retry-After": "5"},
-    ),
-    Overloaded: partial(Problem, 503, "overloaded", "Too many logins at once", headers={"Retry-After": "1"}),
-}
-
-
-def routes(sign_in: SignIn, linking: Linking, signing_key: SigningKey) -> list[HTTPRouteHandler]:
-    """The service's routes."""
+def routes(
+    sign_in: SignIn, linking: Linking, accounts: Accounts, verifier: TokenVerifier, trusted_proxies: Collection[str]
+) -> list[HTTPRouteHandler]:
+    """Registration, login, tokens, links."""
 
     @post("/api/auth/register", status_code=201, summary="Register", tags=["auth"])
-    async def register(data: RegisterBody) -> Response[RegisterAnswer]:
-        """Makes a user. Refusals: 409 `email_taken`, 400 `weak_password`."""
-        email, full_name, phone = _contact(data)
-        with _answered():
-            registered = await sign_in.register(email, data.password, full_name, phone)
-        return _command(RegisterAnswer(user_id=registered.user_id), registered.event_id)
+    async def register(request: AnyRequest, data: RegisterBody) -> Response[RegisterAnswer]:
+        """Makes a user and sends a code to verify the address. Refusals: 409 `email_taken`, 400 `weak_password`."""
+        fields = Fields()
+        email = fields.checked("email", contact.email_address, data.email)
+        full_name = fields.checked("full_name", contact.full_name, data.full_name)
+        phone = fields.checked("phone", contact.phone_number, data.phone)
+        fields.password("password", data.password)
+        fields.refuse()
+        assert email is not None
+        assert full_name is not None
+        assert phone is not None
+        with answered():
+            device = device_of(request, trusted_proxies)
+            registered = await sign_in.register(email, data.password, full_name, phone, device)
+        accounts.send_verification_later(registered.user_id)
+        return command(RegisterAnswer(user_id=registered.user_id), registered.event_id)
 
     @post("/api/auth/login", status_code=200, summary="Log in", tags=["auth"])
-    async def login(data: LoginBody) -> Response[TokenAnswer]:
-        """Opens a session that is valid on both platforms. Refusal: 401 `invalid_credentials`."""
-        try:
-            email = contact.email_address(data.email)
-        except ValueError:
-            email = None
-        with _answered():
-            return _tokens(await sign_in.login(email, data.password, data.platform))
+    async def login(request: AnyRequest, data: LoginBody) -> Response[TokenAnswer]:
+        """Opens a session that is valid on both platforms. Refusals: 401 `invalid_credentials`, 401 `otp_required`,
+        401 `invalid_otp`, 429 `too_many_attempts`."""
+        with answered():
+            device = device_of(request, trusted_proxies)
+            return _tokens(
+                await sign_in.login(address_or_none(data.email), data.password, data.platform, data.otp, device)
+            )
 
     @post("/api/auth/refresh", status_code=200, summary="Rotate the refresh token", tags=["auth"])
     async def refresh(data: RefreshBody) -> Response[TokenAnswer]:
         """Gives new tokens for a refresh token, once. A token used again ends its session, except within
         10 s, when it gives the same successor. Refusal: 401 `invalid_refresh_token`."""
-        with _answered():
+        with answered():
             return _tokens(await sign_in.refresh(data.refresh_token))
+
+    @post("/api/auth/exchange-token", status_code=200, summary="A token for the other platform", tags=["auth"])
+    async def exchange_token(data: ExchangeBody, caller: Caller) -> Response[ExchangeAnswer]:
+        """RFC 8693 token exchange, under the same root session. The subject token is the caller's own; its scope can
+        only be narrowed. Refusals: 400 with `error` as in the RFC, 401 `session_ended`."""
+        with answered():
+            _check_exchange(data)
+            exchanged = await sign_in.exchange(caller, verifier, data.subject_token, data.audience, data.scope)
+        answer = ExchangeAnswer(
+            access_token=exchanged.access_token, expires_in=exchanged.expires_in_s, scope=exchanged.scope
+        )
+        return command(answer, exchanged.event_id)
 
     @get("/api/auth/status", summary="Session and links", tags=["auth"])
     async def status(caller: Caller) -> StatusAnswer:
         """Where the caller is signed in and what is linked. Refusal: 401 `session_ended`."""
-        with _answered():
-            found = await sign_in.status(caller)
-        customers = {
-            platform: [link.customer_id for link in found.links if link.platform == platform] for platform in PLATFORMS
-        }
-        return StatusAnswer(
-            user_id=caller.user_id,
-            session_id=caller.session_id,
-            platform=caller.platform,
-            acr=found.session.acr,
-            expires_at=found.expires_at,
-            platforms={
-                platform: PlatformStatus(signed_in=True, linked=bool(ids), platform_customer_ids=ids)
-                for platform, ids in customers.items()
-            },
-        )
+        with answered():
+            return _status(caller, await sign_in.status(caller))
+
+    @post("/api/auth/sync-session", status_code=200, summary="Bring both platforms to one state", tags=["auth"])
+    async def sync_session(caller: Caller) -> StatusAnswer:
+        """Both platforms' sessions become active now, with one expiry and one assurance. Refusal: 401
+        `session_ended`."""
+        with answered():
+            return _status(caller, await sign_in.synchronise(caller))
 
     @post("/api/auth/link-bfc", status_code=201, summary="Link a BFC customer", tags=["links"])
     async def link_bfc(data: LinkBfcBody, caller: Caller) -> Response[LinkAnswer]:
@@ -219,55 +229,77 @@ def routes(sign_in: SignIn, linking: Linking, signing_key: SigningKey) -> list[H
         409 `already_linked`, 503 `platform_unavailable`."""
         return await _confirm(linking, caller, "vyomo", data)
 
-    @get("/.well-known/jwks.json", summary="Public keys", tags=["discovery"])
-    async def jwks() -> Response[dict[str, list[dict[str, str]]]]:
-        """The keys that access tokens are signed with (RFC 7517)."""
-        return Response(
-            {"keys": [signing_key.public_jwk]}, headers={"Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}"}
-        )
+    @delete("/api/auth/link-bfc", status_code=200, summary="Unlink from BFC", tags=["links"])
+    async def unlink_bfc(caller: Caller) -> Response[UnlinkAnswer]:
+        """The history up to here stays. Refusal: 404 `not_linked`."""
+        return await _unlink(linking, caller, "bfc")
+
+    @delete("/api/auth/link-vyomo", status_code=200, summary="Unlink from Vyomo", tags=["links"])
+    async def unlink_vyomo(caller: Caller) -> Response[UnlinkAnswer]:
+        """The history up to here stays. Refusal: 404 `not_linked`."""
+        return await _unlink(linking, caller, "vyomo")
 
     return [
         register,
         login,
         refresh,
+        exchange_token,
         status,
+        sync_session,
         link_bfc,
-        confirm_bfc,
         link_vyomo,
+        confirm_bfc,
         confirm_vyomo,
-        jwks,
+        unlink_bfc,
+        unlink_vyomo,
     ]
 
 
-T = TypeVar("T")
-
-
-@contextmanager
-def _answered() -> Iterator[None]:
-    try:
-        yield
-    except tuple(_PROBLEMS) as error:
-        raise _PROBLEMS[type(error)]() from None
-
-
-def _command(content: T, event_id: UUID | None) -> Response[T]:
-    return Response(content, headers={HEADER: consistency_token(event_id)} if event_id else None)
+def _check_exchange(body: ExchangeBody) -> None:
+    if body.grant_type != EXCHANGE:
+        raise ExchangeRefused("unsupported_grant_type", f"grant_type must be {EXCHANGE}")
+    if body.subject_token_type != ACCESS_TOKEN or body.requested_token_type not in (None, ACCESS_TOKEN):
+        raise ExchangeRefused("invalid_request", f"Token types must be {ACCESS_TOKEN}")
 
 
 def _tokens(grant: Grant) -> Response[TokenAnswer]:
     answer = TokenAnswer(
         access_token=grant.access_token, refresh_token=grant.refresh_token, session_id=grant.session_id
     )
-    return _command(answer, grant.event_id)
+    return command(answer, grant.event_id)
+
+
+def _status(caller: Caller, found: Status) -> StatusAnswer:
+    customers = {
+        platform: [link.customer_id for link in found.links if link.platform == platform] for platform in PLATFORMS
+    }
+    return StatusAnswer(
+        user_id=caller.user_id,
+        session_id=caller.session_id,
+        platform=caller.platform,
+        acr=found.session.acr,
+        mfa=found.user.mfa is not None,
+        email_verified=found.user.email_verified,
+        expires_at=found.expires_at,
+        platforms={
+            platform: PlatformStatus(
+                signed_in=True,
+                active_at=found.session.active.get(platform),
+                linked=bool(ids),
+                platform_customer_ids=ids,
+            )
+            for platform, ids in customers.items()
+        },
+    )
 
 
 def _requested(request: Requested) -> Response[LinkAnswer]:
     answer = LinkAnswer(link_id=request.link_id, nonce=request.nonce, expires_at=request.expires_at)
-    return _command(answer, request.event_id)
+    return command(answer, request.event_id)
 
 
 async def _confirm(linking: Linking, caller: Caller, platform: Platform, body: ConfirmBody) -> Response[ConfirmAnswer]:
-    with _answered():
+    with answered():
         try:
             confirmed: Confirmed = await linking.confirm(caller, platform, body.link_id, body.assertion)
         except AssertionInvalid as error:
@@ -275,31 +307,10 @@ async def _confirm(linking: Linking, caller: Caller, platform: Platform, body: C
             log.info("assertion_refused", platform=platform, reason=error.reason)
             raise
     answer = ConfirmAnswer(link_id=confirmed.link_id, platform=platform, platform_customer_id=confirmed.customer_id)
-    return _command(answer, confirmed.event_id)
+    return command(answer, confirmed.event_id)
 
 
-def _contact(body: RegisterBody) -> tuple[contact.EmailAddress, str, str]:
-    """The fields of a registration in the form they are kept.
-
-    Raises:
-        Problem: 400 naming every refused field; `weak_password` when it is the password alone.
-    """
-    errors: list[dict[str, str]] = []
-
-    def checked(field: str, check: Callable[[str], T], text: str) -> T | None:
-        try:
-            return check(text)
-        except ValueError as error:
-            errors.append({"field": field, "message": str(error)})
-            return None
-
-    email = checked("email", contact.email_address, body.email)
-    full_name = checked("full_name", contact.full_name, body.full_name)
-    phone = checked("phone", contact.phone_number, body.phone)
-    if weakness := passwords.weakness(body.password):
-        errors.append({"field": "password", "message": weakness})
-    if email is None or full_name is None or phone is None:
-        raise Problem(400, "invalid_request", "The body is not valid", errors=errors)
-    if errors:
-        raise Problem(400, "weak_password", f"The password {weakness}", errors=errors)
-    return email, full_name, phone
+async def _unlink(linking: Linking, caller: Caller, platform: Platform) -> Response[UnlinkAnswer]:
+    with answered():
+        customer_ids, event_id = await linking.remove(caller, platform)
+    return command(UnlinkAnswer(platform=platform, platform_customer_ids=customer_ids), event_id)

@@ -5,11 +5,12 @@ from typing import Any
 import msgspec
 import structlog
 from chassis.request import AnyRequest
-from litestar import post
+from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
 from identity.clients import InvalidClient, OpsClients
 from identity.forms import basic_credentials, form_of, oauth_error
+from identity.keyring import KeyRing
 from identity.tokens import OPS_LIFETIME, AccessTokens
 
 log = structlog.get_logger(__name__)
@@ -26,8 +27,16 @@ class OAuthTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     id_token: str | None = None
 
 
-def routes(ops_clients: OpsClients, access_tokens: AccessTokens) -> list[HTTPRouteHandler]:
-    """The routes of `/oauth`."""
+JWKS_MAX_AGE_S = 60
+
+
+def routes(ops_clients: OpsClients, access_tokens: AccessTokens, ring: KeyRing) -> list[HTTPRouteHandler]:
+    """The routes of `/oauth`, and the public keys."""
+
+    @get("/.well-known/jwks.json", summary="Public keys", tags=["discovery"])
+    async def jwks() -> Response[dict[str, list[dict[str, str]]]]:
+        """The keys that tokens are signed with, now and soon (RFC 7517)."""
+        return Response({"keys": ring.public_jwks}, headers={"Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}"})
 
     @post("/oauth/token", status_code=200, summary="Token endpoint", tags=["oauth"])
     async def token(request: AnyRequest) -> OAuthTokens:
@@ -64,4 +73,4 @@ def routes(ops_clients: OpsClients, access_tokens: AccessTokens) -> list[HTTPRou
             scope=scope,
         )
 
-    return [token]
+    return [jwks, token]

@@ -1,4 +1,4 @@
-"""The key that signs access tokens. Stream `signing_key-<uuid of its number>`.
+"""A key that signs tokens. Stream `signing_key-<uuid of its number>`.
 
 Keys are numbered, and a number always names the same stream: replicas that start at once compete
 for one stream, one of them wins, and all of them sign with the winner's key.
@@ -7,6 +7,7 @@ for one stream, one of them wins, and all of them sign with the winner's key.
 import hashlib
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -17,11 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurvePrivateKey,
     generate_private_key,
 )
-from events.contracts.identity import SigningKeyPublished
+from events.contracts.identity import SigningKeyPublished, SigningKeyRetired
 from events.contracts.registry import Event
-from events.decisions import Streams
-from events.envelope import Metadata, derived_id, new_id
-from events.store import EventStore
+from events.envelope import derived_id
 
 from identity.sealing import IdentityKey
 
@@ -36,12 +35,16 @@ class SigningKey(NamedTuple):
     kid: str
     private_key: EllipticCurvePrivateKey
     public_jwk: dict[str, str]
+    published_at: datetime | None = None
+    signs_from: datetime | None = None
+    """From when on it signs; None: at once."""
 
 
 class KeyState(msgspec.Struct, frozen=True, kw_only=True):
     """What a key's stream says."""
 
     published: SigningKeyPublished | None = None
+    retired: bool = False
 
 
 def publish(state: KeyState, candidate: SigningKeyPublished) -> Sequence[Event]:
@@ -54,6 +57,8 @@ def evolve(state: KeyState, event: Event) -> KeyState:
     match event:
         case SigningKeyPublished():
             return KeyState(published=event)
+        case SigningKeyRetired():
+            return msgspec.structs.replace(state, retired=True)
         case _:
             return state
 
@@ -63,7 +68,13 @@ def stream_id(number: int) -> UUID:
     return derived_id(_NUMBERS, number)
 
 
-def generate(number: int, identity_key: IdentityKey) -> SigningKeyPublished:
+def generate(
+    number: int,
+    identity_key: IdentityKey,
+    *,
+    published_at: datetime | None = None,
+    signs_from: datetime | None = None,
+) -> SigningKeyPublished:
     """A fresh P-256 key, its private half sealed for its stream."""
     private_key = generate_private_key(SECP256R1())
     der = private_key.private_bytes(
@@ -74,6 +85,8 @@ def generate(number: int, identity_key: IdentityKey) -> SigningKeyPublished:
         kid=jwk["kid"],
         public_jwk=jwk,
         sealed_private_key=identity_key.seal(der, f"{CATEGORY}-{stream_id(number)}", "sealed_private_key"),
+        published_at=published_at,
+        signs_from=signs_from,
     )
 
 
@@ -86,30 +99,7 @@ def opened(published: SigningKeyPublished, number: int, identity_key: IdentityKe
     der = identity_key.open(published.sealed_private_key, f"{CATEGORY}-{stream_id(number)}", "sealed_private_key")
     private_key = serialization.load_der_private_key(der, password=None)
     assert isinstance(private_key, EllipticCurvePrivateKey)
-    return SigningKey(published.kid, private_key, published.public_jwk)
-
-
-async def load_or_create(store: EventStore, identity_key: IdentityKey) -> SigningKey:
-    """The deployment's key; the first replica that starts creates it.
-
-    Raises:
-        SealBroken: `IDENTITY_KEY` is not the one that this store was filled with. Refusing to start
-            is the point: with another key no e-mail address or password would be found again.
-    """
-    number = 1
-    keys = Streams(store, CATEGORY, KeyState(), evolve)
-    state, _ = await keys.load(stream_id(number))
-    if state.published is None:
-        candidate = generate(number, identity_key)
-        await keys.execute(
-            stream_id(number),
-            lambda current: publish(current, candidate),
-            event_id=new_id(),
-            metadata=Metadata(actor="service:identity"),
-        )
-        state, _ = await keys.load(stream_id(number))
-    assert state.published is not None
-    return opened(state.published, number, identity_key)
+    return SigningKey(published.kid, private_key, published.public_jwk, published.published_at, published.signs_from)
 
 
 def _public_jwk(private_key: EllipticCurvePrivateKey) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """Linking a platform's customer to a user, with proof of ownership signed by the platform."""
 
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from chassis.tokens import Caller
-from events.contracts.identity import Platform, PlatformLinkTaken
+from events.contracts.identity import Platform, PlatformLinkReleased, PlatformLinkTaken
+from events.contracts.registry import Event
 from events.decisions import Streams
 from events.envelope import derived_id, new_id
 from events.store import EventStore, StreamAppend, VersionConflict
@@ -38,6 +40,10 @@ class Confirmed(NamedTuple):
     customer_id: str
     event_id: UUID | None
     """None when an earlier request had linked the same customer to this user."""
+
+
+class NotLinked(Exception):
+    """The user has no customer of that platform."""
 
 
 class Linking:
@@ -95,3 +101,45 @@ class Linking:
             except VersionConflict:
                 continue  # the claim moved: look whose it is now
             return Confirmed(link_id, customer_id, event_id if decided.events else None)
+
+    async def remove(self, caller: Caller, platform: Platform) -> tuple[list[str], UUID]:
+        """Unlinks the caller's customers of the platform, which are free for another user then. Gives their ids.
+
+        Raises:
+            NotLinked
+        """
+        while True:
+            user, _ = await self._users.load(caller.user_id)
+            linked = [link for link in user.links if link.platform == platform]
+            if not linked:
+                raise NotLinked
+            parts = []
+            for link in linked:
+                claim_id = users.platform_link_id(platform, link.customer_id)
+                _, version = await self._claims.load(claim_id)
+                released = PlatformLinkReleased(
+                    user_id=caller.user_id, platform=platform, platform_customer_id=link.customer_id
+                )
+                parts.append(StreamAppend(f"platform_link-{claim_id}", (released,), version))
+
+            def decide(current: User, before: User = user) -> Sequence[Event]:
+                if current.links != before.links:
+                    raise _Moved
+                return users.remove_links(current, platform)
+
+            try:
+                decided = await self._users.execute(
+                    caller.user_id,
+                    decide,
+                    event_id=new_id(),
+                    subject=caller.user_id,
+                    metadata=caller.metadata(),
+                    also=parts,
+                )
+            except (VersionConflict, _Moved):
+                continue
+            return [link.customer_id for link in linked], decided.event_id
+
+
+class _Moved(Exception):
+    """The links have changed: decide again."""

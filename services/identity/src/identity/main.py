@@ -9,13 +9,20 @@ from chassis.settings import SealingSettings, Secret
 from events.decisions import Streams
 from litestar import Litestar
 
-from identity import api, api_oauth, keys, users
+from identity import api, api_account, api_oauth, api_sessions, users
+from identity.accounts import Accounts
 from identity.assertions import AssertionVerifier, PlatformKeys
 from identity.clients import OpsClient, OpsClients, hash_of
+from identity.keyring import KeyRing
 from identity.linking import Linking
 from identity.passwords import PasswordHashing
+from identity.people import People
+from identity.revocation_board import RevocationBoard
+from identity.root_sessions import RootSessions
 from identity.sealing import IdentityKey
+from identity.second_factor import SecondFactor
 from identity.sign_in import SignIn
+from identity.throttle import Throttle
 from identity.tokens import AccessTokens
 from identity.users import User
 
@@ -29,18 +36,33 @@ class IdentitySettings(SealingSettings, frozen=True, kw_only=True):
     vyomo_jwks_url: str
     ops_client_id: str
     ops_client_secret: Secret
+    trusted_proxies: str = "127.0.0.1,::1"
+    """The addresses that our own proxy connects from: only it may say, in `X-Real-IP`, where a client is."""
 
 
 async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
     settings = runtime.settings
     identity_key = IdentityKey.from_setting(settings.identity_key)
-    signing_key = await keys.load_or_create(runtime.store, identity_key)
+    ring = KeyRing(runtime.store, identity_key)
+    await ring.load()
+    throttle = Throttle(runtime.database, identity_key.mac_key("throttle"))
+    await throttle.prepare()
 
     http = aiohttp.ClientSession()
     hashing = PasswordHashing()
+    trusted = frozenset(filter(None, (each.strip() for each in settings.trusted_proxies.split(","))))
+    keys = runtime.subject_keys
     user_streams = Streams(runtime.store, "user", User(), users.evolve)
-    access_tokens = AccessTokens(settings.token_issuer, signing_key)
-    sign_in = SignIn(runtime.store, user_streams, identity_key, hashing, access_tokens)
+    people = People(keys, identity_key)
+    access_tokens = AccessTokens(settings.token_issuer, ring.current)
+    roots = RootSessions(runtime.store, keys, RevocationBoard(runtime.control), identity_key.mac_key("device"))
+    second_factor = SecondFactor(user_streams, identity_key, throttle)
+    sign_in = SignIn(
+        runtime.store, user_streams, roots, people, identity_key, hashing, access_tokens, second_factor, throttle
+    )
+    accounts = Accounts(
+        runtime.store, user_streams, roots, people, sign_in, second_factor, keys, identity_key, throttle
+    )
     assertions = AssertionVerifier(
         {
             "bfc": PlatformKeys("bfc", settings.bfc_jwks_url, http),
@@ -51,13 +73,21 @@ async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
     ops_clients = OpsClients(
         [OpsClient(client_id=settings.ops_client_id, secret_hash=hash_of(settings.ops_client_secret))]
     )
+    runtime.spawn(ring.tend_forever(), "tend signing keys")
     app = create_app(
         runtime,
-        [*api.routes(sign_in, linking, signing_key), *api_oauth.routes(ops_clients, access_tokens)],
+        [
+            *api.routes(sign_in, linking, accounts, runtime.verifier, trusted),
+            *api_sessions.routes(roots),
+            *api_account.routes(accounts, sign_in, second_factor),
+            *api_oauth.routes(ops_clients, access_tokens, ring),
+        ],
         title="Sangam identity",
     )
 
     async def close() -> None:
+        await sign_in.drain()
+        await accounts.close()
         await http.close()
         await asyncio.to_thread(hashing.close)
 

@@ -3,11 +3,13 @@
 import hashlib
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import jwt
+from chassis import step_up
 from chassis.tokens import OPS_AUDIENCE
 from events.contracts.identity import Platform
 from events.envelope import new_id
@@ -39,32 +41,85 @@ class RefreshToken(NamedTuple):
 class AccessTokens:
     """Issues access tokens (RFC 9068)."""
 
-    def __init__(self, issuer: str, key: SigningKey) -> None:
-        self._issuer = issuer
-        self._key = key
+    def __init__(
+        self, issuer: str, current_key: Callable[[], SigningKey], lifetime: timedelta = ACCESS_LIFETIME
+    ) -> None:
+        self.issuer = issuer
+        self.lifetime = lifetime
+        self._current_key = current_key
 
-    def issue(self, *, user_id: UUID, session_id: UUID, platform: Platform, acr: int, now: datetime) -> str:
-        """A token for `platform`, valid for `ACCESS_LIFETIME`."""
+    def issue(
+        self,
+        *,
+        user_id: UUID,
+        session_id: UUID,
+        platform: Platform,
+        acr: int,
+        now: datetime,
+        mfa: bool = False,
+        scope: str = CUSTOMER_SCOPE,
+        client_id: str | None = None,
+        jti: UUID | None = None,
+        expires_at: datetime | None = None,
+        act: dict[str, Any] | None = None,
+    ) -> str:
+        """A token for `platform`, valid until `expires_at` (default: for the usual lifetime).
+
+        `act` says who acts with it, where it was exchanged (RFC 8693, 4.1).
+        """
         issued_at = int(now.timestamp())
         claims = {
-            "iss": self._issuer,
+            "iss": self.issuer,
             "sub": str(user_id),
             "aud": platform,
             "sid": str(session_id),
             "acr": acr,
-            "scope": CUSTOMER_SCOPE,
+            "mfa": mfa,
+            "scope": scope,
             "iat": issued_at,
             "nbf": issued_at,
-            "exp": issued_at + int(ACCESS_LIFETIME.total_seconds()),
-            "jti": str(new_id()),
+            "exp": int((expires_at or now + self.lifetime).timestamp()),
+            "jti": str(jti or new_id()),
         }
-        return self._signed("at+jwt", claims)
+        if client_id is not None:
+            claims["client_id"] = client_id
+        if act is not None:
+            claims["act"] = act
+        return self.signed("at+jwt", claims)
+
+    def issue_step_up(
+        self,
+        *,
+        user_id: UUID,
+        session_id: UUID,
+        jti: UUID,
+        amount_minor: int,
+        currency: str,
+        to_account_id: UUID | None,
+        now: datetime,
+        lifetime: timedelta,
+    ) -> str:
+        """A token that confirms one operation (`chassis.step_up`)."""
+        issued_at = int(now.timestamp())
+        claims = {
+            "iss": self.issuer,
+            "aud": step_up.AUDIENCE,
+            "sub": str(user_id),
+            "sid": str(session_id),
+            "jti": str(jti),
+            "iat": issued_at,
+            "exp": issued_at + int(lifetime.total_seconds()),
+            "amount_minor": amount_minor,
+            "currency": currency,
+            "to_account_id": None if to_account_id is None else str(to_account_id),
+        }
+        return self.signed(step_up.TYPE, claims)
 
     def issue_ops(self, client_id: str, subject: UUID, scope: str) -> str:
         """A token for an operators' program, valid for `OPS_LIFETIME`. It acts for no one by itself."""
         issued_at = int(datetime.now(UTC).timestamp())
         claims = {
-            "iss": self._issuer,
+            "iss": self.issuer,
             "sub": str(subject),
             "aud": OPS_AUDIENCE,
             "sid": str(subject),
@@ -76,10 +131,12 @@ class AccessTokens:
             "exp": issued_at + int(OPS_LIFETIME.total_seconds()),
             "jti": str(new_id()),
         }
-        return self._signed("at+jwt", claims)
+        return self.signed("at+jwt", claims)
 
-    def _signed(self, kind: str, claims: dict[str, Any]) -> str:
-        return jwt.encode(claims, self._key.private_key, algorithm="ES256", headers={"typ": kind, "kid": self._key.kid})
+    def signed(self, kind: str, claims: dict[str, Any]) -> str:
+        """`claims` under the key that signs now. `kind` is the header's `typ`: what one is, no other is."""
+        key = self._current_key()
+        return jwt.encode(claims, key.private_key, algorithm="ES256", headers={"typ": kind, "kid": key.kid})
 
 
 class RefreshTokens:

@@ -1,13 +1,12 @@
 """Fan-out: every event of the log passes here once per process, on to the sockets of its customer."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import msgspec
 import structlog
 from chassis.cursors import CursorCodec
-from events.contracts import contract_of, identity
 from events.envelope import RecordedEvent
 from events.follower import Follower
 from prometheus_client import Counter, Gauge
@@ -23,7 +22,6 @@ _CLOSED = Counter("websocket_closed_total", "Connections that the server closed,
 
 _PURPOSE = "sync"
 _OFFERS_PER_TURN = 50
-_REVOKED = contract_of(identity.SessionRevoked).type
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -117,9 +115,13 @@ class Hub:
                 if frame is None:
                     frame = frames.event(self.cursors.encode(event.position, client.user_id), frames.cloud_event(event))
                 client.offer(event.position, frame)
-        if event.type == _REVOKED and isinstance(event.payload, identity.SessionRevoked):
+
+    def sessions_ended(self, session_ids: Collection[UUID]) -> None:
+        """Closes what these sessions hold open. Comes ahead of the log (`chassis.revocations`)."""
+        ended = frozenset(session_ids)
+        for clients in self._clients.values():
             for client in clients:
-                if client.session_id == event.payload.session_id:
+                if client.session_id in ended:
                     client.close(CloseCode.UNAUTHENTICATED, "session_revoked")
 
     async def drain(self, timeout_s: float = 3.0) -> None:

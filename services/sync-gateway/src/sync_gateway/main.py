@@ -24,6 +24,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     cursors = Cursors(CursorCodec(settings.cursor_secret))
     hub = Hub(cursors)
     runtime.spawn(hub.start(runtime.follow(hub.on_events)), "hub")
+    runtime.revocations.watch(hub.sessions_ended)
     runtime.on_stop(hub.drain)
     feed = Feed(runtime.database)
     sockets = SyncSockets(

@@ -121,6 +121,9 @@ class Connection:
         client = self._client
         # No await between reading the position and being offered events: the cursor has no hole behind it.
         self._hub.add(client)
+        revocations = self._sockets.verifier.revocations
+        if revocations is not None and client.session_id in revocations:
+            client.close(CloseCode.UNAUTHENTICATED, "session_revoked")  # it ended during the handshake
         client.put(frames.hello(client.session_id, self._hub.cursors.encode(self._hub.position, client.user_id)))
         try:
             async with asyncio.TaskGroup() as tasks:

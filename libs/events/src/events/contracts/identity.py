@@ -182,8 +182,10 @@ class SignInOpened(Event, frozen=True, kw_only=True):
     expires_at: datetime
     sealed_device: str | None = None
     """`{"user_agent", "address"}` as JSON; `SubjectKeys.open(user_id, sealed_device, "device")`."""
+    device_id: str | None = None
+    """A keyed hash of the user agent: tells devices apart and says nothing about them."""
     new_device: bool = False
-    """Whether the user has not signed in with that user agent before, as far as open sessions tell."""
+    """Whether the user has signed in before, but not from such a device lately."""
 
 
 @contract("identity.sign_in.closed", public=False)
