@@ -48,7 +48,12 @@ async def everything_applied(cell: "Cell", timeout_s: float = 60) -> int:
                     for database in databases.values()
                     for row in await database.fetch("SELECT consumer, position FROM consumed")
                 }
-                if not pending and set(positions.values()) == {head}:
+                # Groups of facts that the notifier will tell within seconds; what is held for longer stays.
+                untold = await databases["notifier"].fetchval(
+                    "SELECT (SELECT count(*) FROM outbox)"
+                    " + (SELECT count(*) FROM lane WHERE deadline < now() + interval '2 minutes')"
+                )
+                if not pending and not untold and set(positions.values()) == {head}:
                     # What reacted to the last events may have appended more.
                     await asyncio.sleep(0.3)
                     if await admin.fetchval("SELECT max(id) FROM store.events") == await admin.fetchval(

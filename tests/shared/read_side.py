@@ -15,7 +15,7 @@ from chassis.app import create_app
 from chassis.tokens import TokenVerifier, VerificationKeyCache
 from cryptography.hazmat.primitives.asymmetric import ec
 from events.contracts.registry import Event
-from events.envelope import new_id
+from events.envelope import Metadata, new_id
 from events.projections import Projection, Projections, rebuild
 from events.sequencer import Sequencer
 from events.store import EventStore, StreamAppend
@@ -64,12 +64,15 @@ class World:
         self.store = stores["identity"]
         self.position = 0
 
-    async def append(self, stream: str, *events: Event) -> UUID:
+    async def append(self, stream: str, *events: Event, cause: UUID | None = None) -> UUID:
         """Appends as the publisher of that category; gives the id of the first event."""
         category, _, subject = stream.partition("-")
         owned = category in ("ledger", "user")
         appended = await self._stores[PUBLISHERS[category]].append(
-            [StreamAppend(stream, events)], event_id=new_id(), subject=UUID(subject) if owned else None
+            [StreamAppend(stream, events)],
+            event_id=new_id(),
+            subject=UUID(subject) if owned else None,
+            metadata=Metadata(causation_id=cause),
         )
         return appended.event_id
 
@@ -113,8 +116,12 @@ class World:
     async def unready(self) -> list[str]:
         return []
 
-    def bearer(self, user_id: UUID) -> dict[str, str]:
-        """The headers of a request by `user_id`."""
+    def operator(self, scope: str) -> dict[str, str]:
+        """The headers of a request by an operator with that scope."""
+        return self.bearer(new_id(), aud="sangam-ops", scope=scope, client_id="ops-tests")
+
+    def bearer(self, user_id: UUID, **changes: Any) -> dict[str, str]:
+        """The headers of a request by `user_id`; `changes` are claims."""
         now = int(time.time())
         claims = {
             "iss": ISSUER,
@@ -126,6 +133,7 @@ class World:
             "iat": now,
             "nbf": now,
             "exp": now + 600,
+            **changes,
         }
         token = jwt.api_jws.encode(
             json.dumps(claims).encode(), self._key, algorithm="ES256", headers={"typ": "at+jwt", "kid": "k1"}

@@ -1,31 +1,136 @@
-"""The service over a real event store and database (tests/shared/read_side.py)."""
+"""The service over a real event store and database: its consumers, its clock and its outbox, driven step by step."""
 
+import base64
+import os
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
+import asyncpg
 import httpx
 import pytest
+from chassis.app import create_app
 from chassis.cursors import CursorCodec
-from notifier.api import routes
+from chassis.egress import Egress
+from chassis.settings import Secret
+from events.contracts.registry import Event
+from events.store import EventStore
+from notifier.api import Parts, routes
+from notifier.channels import WebPush
+from notifier.deliveries import DeliveryLedger
+from notifier.live import NotificationSockets
 from notifier.projections import PROJECTIONS
+from notifier.reactions import Grouping
+from notifier.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from read_side import World, open_client, open_world
+from read_side import ISSUER, World, open_world
 
 if TYPE_CHECKING:
     from provision import Cell
 
 
+class Desk:
+    """The notifier: `world` has the store and the read models, this the rest."""
+
+    def __init__(self, world: World, store: EventStore, grouping: Grouping, ledger: DeliveryLedger) -> None:
+        self.world = world
+        self.store = store
+        self.grouping = grouping
+        self.ledger = ledger
+        self.position = 0
+
+    async def append(self, stream: str, *events: Event) -> UUID:
+        return await self.world.append(stream, *events)
+
+    async def run(self, batch: int = 1000) -> None:
+        """All consumers and the outbox, until nothing is left to do. The clock does not tick."""
+        while True:
+            await self.world.sequence()
+            events = await self.store.read_log(self.position, batch)
+            if events:
+                async with self.world.db.acquire() as proxy, proxy.transaction():
+                    db = cast(asyncpg.Connection, proxy)
+                    for handler in (self.grouping, self.ledger):
+                        if mine := [event for event in events if event.type in handler.types]:
+                            await handler.apply(db, mine)
+                self.position = events[-1].position
+            if not await self.grouping.send_outbox() and not events:
+                break
+        await self.world.deliver()
+
+    async def tick(self, at: datetime) -> None:
+        """The clock shows `at`: what is due is told."""
+        while await self.grouping.close_due(at, at):
+            pass
+        await self.run()
+
+    async def told(self, user: UUID) -> list[Any]:
+        """The notification events of a customer, in order."""
+        return [event.payload for event in await self.store.read_stream(f"inbox-{user}")]
+
+
+@asynccontextmanager
+async def open_desk(cell: "Cell", **options: Any) -> AsyncIterator[Desk]:
+    async with open_world(cell, "notifier", PROJECTIONS) as world:
+        store = await EventStore.connect(cell.store_url("notifier"))
+        grouping, ledger = Grouping(world.db, store), DeliveryLedger(**options)
+        await world.db.execute(grouping.ddl + ledger.ddl)
+        yield Desk(world, store, grouping, ledger)
+        await store.close()
+
+
 @pytest.fixture
-async def world(cell: "Cell") -> AsyncIterator[World]:
-    async with open_world(cell, "notifier", PROJECTIONS) as opened:
+async def desk(cell: "Cell") -> AsyncIterator[Desk]:
+    async with open_desk(cell) as opened:
+        yield opened
+
+
+def settings_of(**changes: Any) -> Settings:
+    """Settings as a deployment would have them; nothing is sent anywhere unless a test names a server."""
+    from py_vapid import Vapid02
+
+    vapid = Vapid02()
+    vapid.generate_keys()
+    key = vapid.private_key.private_numbers().private_value.to_bytes(32, "big")
+    values: dict[str, Any] = {
+        "database_url": Secret("postgresql://"),
+        "event_store_url": Secret("postgresql://"),
+        "amqp_url": Secret("amqp://"),
+        "http_port": 0,
+        "token_issuer": ISSUER,
+        "cursor_secret": Secret("a secret of the tests"),
+        "subject_keys_url": Secret("postgresql://"),
+        "subject_master_key": Secret(base64.b64encode(os.urandom(32)).decode()),
+        "vapid_private_key": Secret(base64.urlsafe_b64encode(key).rstrip(b"=").decode()),
+        "send_timeout_s": 1.0,
+        **changes,
+    }
+    return Settings(**values)
+
+
+@asynccontextmanager
+async def open_api(desk: Desk, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service's routes."""
+    world: Any = desk.world
+    cursors = CursorCodec(settings.cursor_secret)
+    egress = Egress(frozenset(filter(None, settings.allowed_targets.split(","))), timeout_s=settings.send_timeout_s)
+    sockets = NotificationSockets(desk.store, world.db, world.verifier, cursors, allowed_origins=())
+    parts = Parts(world.db, desk.store, cursors, world, egress, WebPush(settings, egress), sockets)
+    app: Any = create_app(world, routes(parts), title="test")
+    # In this event loop, which the pool belongs to; Litestar's own client runs the app in another.
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as opened:
         yield opened
 
 
 @pytest.fixture
-async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    async with open_client(world, routes(world.db, CursorCodec("a secret of the tests"))) as opened:
+async def client(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_api(desk, settings_of()) as opened:
         yield opened

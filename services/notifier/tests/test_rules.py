@@ -1,151 +1,141 @@
-"""Given an event, then this notification: the texts as a customer reads them."""
+"""The table of rules and the texts: what each event reads like, in each language."""
 
+import sys
 from datetime import UTC, datetime
-from uuid import UUID
+from pathlib import Path
 
 import msgspec
 import pytest
-from events.contracts import contract_of, identity, ledger, trading
+from events.contracts import contract_of, identity, notification, trading
+from events.contracts.notification import Language, Priority
 from events.contracts.registry import Event
-from notifier.rules import RULES, Priority, Text, moment, money, text_of
+from notifier import texts
+from notifier.grouping import say_one
+from notifier.rules import RULES, TYPES, fact_of
+from notifier.texts import LANGUAGES, catalogue
 
-SAVINGS = UUID("00000000-0000-4000-8000-000000000001")
-WALLET = UUID("00000000-0000-4000-8000-000000000002")
-TRANSFER = UUID("00000000-0000-4000-8000-000000000003")
-NAMES = {SAVINGS: "BFC savings account SB-1001", WALLET: "Vyomo trading wallet VW-1001"}
-AT = datetime(2026, 2, 12, 20, 0, tzinfo=UTC)
+sys.path.insert(0, str(Path(__file__).parent))
 
+from samples import ACCOUNTS, EVENTS, SAVINGS, TRANSFER, posting, risk, trade, transfer
+from tellers import AT, fact, number
 
-def told(event: Event) -> Text:
-    text = text_of(contract_of(event).type, event, AT, NAMES)
-    assert text is not None
-    return text
-
-
-def leg(account: object, amount_minor: int, balance_minor: int | None = None) -> ledger.Leg:
-    return ledger.Leg(
-        account_id=str(account), amount_minor=amount_minor, currency="INR", balance_after_minor=balance_minor
-    )
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+NAMES = ACCOUNTS
 
 
-def transfer(memo: str | None = None) -> ledger.TransferCompleted:
-    return ledger.TransferCompleted(
-        transfer_id=TRANSFER,
-        from_account_id=SAVINGS,
-        to_account_id=WALLET,
-        amount_minor=50_000_00,
-        currency="INR",
-        memo=memo,
-        legs=(leg(SAVINGS, -50_000_00, 35_000_00), leg(WALLET, 50_000_00, 50_000_00)),
-        completed_at=AT,
-    )
+def said(event: Event, language: Language = "en-IN") -> tuple[str, str]:
+    found = say_one(fact(event), language, NAMES)
+    return found.title, found.body
 
 
-def posting(amount_minor: int, **changes: object) -> ledger.AccountPosted:
-    event = ledger.AccountPosted(
-        account_id=SAVINGS,
-        platform="bfc",
-        legs=(leg(SAVINGS, amount_minor, 85_000_00), leg("clearing:bfc", -amount_minor)),
-        type="transaction",
-        category="salary",
-        counterparty="Acme Ltd",
-        item_id="bfc-ev-1",
-        occurred_at=AT,
-    )
-    return msgspec.structs.replace(event, **changes)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_is_as_it_was_agreed(language: Language) -> None:
+    """A changed text shows up here; after reading it, delete the file and run the test again to record it."""
+    lines = []
+    for name, event in EVENTS.items():
+        found = say_one(fact(event), language, NAMES)
+        row = fact(event)
+        lines.append(f"{name} · {row.category} · {row.priority}\n  {found.emoji} {found.title}\n  {found.body}")
+        lines += [f"  [{a.label}] {a.method} {a.href}" for a in found.actions]
+    text = "\n".join(lines) + "\n"
+    path = SNAPSHOTS / f"{language}.txt"
+    if not path.exists():
+        path.write_text(text, encoding="utf-8")
+        pytest.fail(f"recorded {path.name}: read it, and run again")
+    assert text == path.read_text(encoding="utf-8")
 
 
-def trade(**changes: object) -> trading.TradeExecuted:
-    event = trading.TradeExecuted(
-        item_id="v1",
-        customer_id="VY-1",
-        occurred_at=AT,
-        trade_id="T1",
-        wallet_id="VW-1001",
-        symbol="NIFTY CALL",
-        underlying="NIFTY",
-        instrument="option",
-        side="sell",
-        quantity=50,
-        price_minor=120_50,
-        charges_minor=40_00,
-        currency="INR",
-        realized_pnl_minor=15_000_00,
-    )
-    return msgspec.structs.replace(event, **changes)
+def test_every_rule_has_a_sample() -> None:
+    assert {contract_of(event).type for event in EVENTS.values()} == TYPES
 
 
-def risk(severity: str) -> trading.RiskAlerted:
-    return trading.RiskAlerted(
-        item_id="v2",
-        customer_id="VY-1",
-        occurred_at=AT,
-        alert_id="A1",
-        severity=severity,  # type: ignore[arg-type]
-        message="Margin is at 92 %",
-    )
+def test_the_languages_have_the_same_texts() -> None:
+    def keys(value: object, path: str = "") -> set[str]:
+        if isinstance(value, dict):
+            return set().union(*(keys(inner, f"{path}.{name}") for name, inner in value.items()))
+        return {path}
+
+    english, hindi = (keys(catalogue(language)) for language in LANGUAGES)
+    assert english == hindi
 
 
-def test_transfer() -> None:
-    text = told(transfer())
-    assert (text.category, text.priority, text.emoji) == ("transfer", "medium", "💸")
-    assert text.title == "₹50,000 transferred"
-    assert text.body == "From BFC savings account SB-1001 to Vyomo trading wallet VW-1001."
-    assert [(a.label, a.method, a.href) for a in text.actions] == [
-        ("View transfer", "GET", f"/api/transfers/{TRANSFER}")
-    ]
+def test_the_same_values_are_in_every_language() -> None:
+    """A translation that forgets the amount is no translation."""
+    import string
 
-
-def test_a_memo_is_text_and_never_a_template() -> None:
-    assert told(transfer(memo="{source} {0} {")).body.endswith("VW-1001 ({source} {0} {).")
+    english, hindi = (catalogue(language) for language in LANGUAGES)
+    for part in ("single", "several"):
+        for key, entry in english[part].items():
+            for field, template in entry.items():
+                wanted = {name for _, name, _, _ in string.Formatter().parse(template) if name}
+                found = {name for _, name, _, _ in string.Formatter().parse(hindi[part][key][field]) if name}
+                assert found == wanted, (part, key, field)
 
 
 def test_money_in() -> None:
-    text = told(posting(85_000_50))
-    assert (text.title, text.emoji, text.category) == ("₹85,000.50 received", "💰", "transaction")
-    assert text.body == "From Acme Ltd, into BFC savings account SB-1001. Balance: ₹85,000."
-    assert text.actions[0].href == f"/api/accounts/{SAVINGS}"
+    assert said(posting(85_000_50)) == (
+        "₹85,000.50 received",
+        "From Acme Ltd, into BFC savings account SB-1001. Balance: ₹85,000.",
+    )
 
 
 def test_money_out_without_a_counterparty() -> None:
-    text = told(posting(-1_200_00, counterparty=None, category="utilities"))
-    assert (text.title, text.emoji, text.priority) == ("₹1,200 paid", "💳", "medium")
-    assert text.body == "Utilities, from BFC savings account SB-1001. Balance: ₹85,000."
+    assert said(posting(-1_200_00, counterparty=None, category="utilities")) == (
+        "₹1,200 paid",
+        "Utilities, from BFC savings account SB-1001. Balance: ₹85,000.",
+    )
+
+
+def test_a_memo_is_text_and_never_a_template() -> None:
+    assert said(transfer(memo="{source} {0} {"))[1].endswith("VW-1001 ({source} {0} {).")
+
+
+def test_an_account_that_nobody_named() -> None:
+    found = say_one(fact(transfer()), "en-IN", {})
+    assert found.body == "From an account to an account."
+
+
+def test_indian_grouping_in_hindi_too() -> None:
+    assert said(posting(12_34_567_50), "hi-IN")[0] == "₹12,34,567.50 प्राप्त"
 
 
 def test_a_posting_below_the_floor_is_urgent() -> None:
-    assert told(posting(-1_200_00, below_floor=True)).priority == "high"
+    assert fact(posting(-1_200_00, below_floor=True)).priority == "high"
 
 
-def test_the_cash_of_a_trade_is_told_by_the_trade() -> None:
-    event = posting(-100, type="trade")
-    assert text_of("ledger.account.posted", event, AT, NAMES) is None
+def told(event: Event) -> bool:
+    return fact_of(contract_of(event).type, event, event_id=number(1), position=1, recorded_at=AT) is not None
 
 
-def test_account_opened() -> None:
-    event = ledger.AccountOpened(
-        account_id=SAVINGS,
-        platform="bfc",
-        platform_account_id="SB-1001",
-        kind="savings",
-        currency="INR",
-        legs=(leg(SAVINGS, 12_34_567_50, 12_34_567_50), leg("opening:bfc", -12_34_567_50)),
-        occurred_at=AT,
-    )
-    text = told(event)
-    assert text.body == "BFC savings account SB-1001 is now in your view, with ₹12,34,567.50."
-    assert (text.category, text.priority) == ("account", "high")
+def test_what_another_event_tells_is_told_once() -> None:
+    assert not told(posting(-100, type="trade"))
+    assert not told(transfer(rule_id=TRANSFER))
+    assert not told(transfer(reverses=TRANSFER))
+    assert not told(identity.CredentialChanged(sealed_password_hash="x"))
+    assert told(identity.CredentialChanged(sealed_password_hash="x", reason="reset"))
+    assert not told(identity.ProfileChanged(sealed_profile="x", email_verified=True))
 
 
-def test_link_and_sign_in() -> None:
-    link = identity.LinkConfirmed(
-        link_id=TRANSFER, platform="bfc", platform_customer_id="BFC-1001", platform_stream="bank_customer-x"
-    )
-    assert told(link).title == "BFC linked"
-    session = identity.SessionStarted(session_id=TRANSFER, user_id=SAVINGS, platform="vyomo", acr=1, expires_at=AT)
-    text = told(session)
-    assert (text.title, text.category, text.priority) == ("New sign-in on Vyomo", "security", "critical")
-    assert text.body.startswith("13 Feb 2026, 01:30 IST.")
+@pytest.mark.parametrize(
+    ("unrealized", "is_told"), [(-19_99, False), (-20_00, True), (-35_00, True), (10_00, False), (0, False)]
+)
+def test_a_position_is_told_when_its_loss_is_worth_a_word(unrealized: int, is_told: bool) -> None:
+    event = EVENTS["position_loss"]
+    assert isinstance(event, trading.PositionChanged)
+    changed = msgspec.structs.replace(event, quantity=1, average_price_minor=100_00, unrealized_pnl_minor=unrealized)
+    assert told(changed) is is_told
+
+
+def test_ticks_within_a_step_of_loss_are_one_thing_to_tell() -> None:
+    event = EVENTS["position_loss"]
+    assert isinstance(event, trading.PositionChanged)
+    names = {
+        percent: fact(
+            msgspec.structs.replace(event, quantity=1, average_price_minor=100_00, unrealized_pnl_minor=-percent * 100)
+        ).told.once
+        for percent in (20, 25, 29, 30)
+    }
+    assert names[20] == names[25] == names[29] != names[30]
 
 
 @pytest.mark.parametrize(
@@ -153,29 +143,54 @@ def test_link_and_sign_in() -> None:
     [(15_000_00, " P&L: +₹15,000."), (-1_50, " P&L: -₹1.50."), (0, " P&L: ₹0."), (None, "charges ₹40.")],
 )
 def test_trade(realized: int | None, ending: str) -> None:
-    text = told(trade(realized_pnl_minor=realized))
-    assert (text.title, text.category, text.emoji) == ("Sold 50 NIFTY CALL", "trade", "🔴")
-    assert text.body.startswith("At ₹120.50 each, charges ₹40.")
-    assert text.body.endswith(ending)
+    title, body = said(trade(realized_pnl_minor=realized))
+    assert title == "Sold 50 NIFTY CALL"
+    assert body.startswith("At ₹120.50 each, charges ₹40.")
+    assert body.endswith(ending)
 
 
 @pytest.mark.parametrize(("severity", "priority"), [("critical", "critical"), ("warning", "high"), ("info", "medium")])
 def test_a_risk_alert_is_as_urgent_as_it_says(severity: str, priority: Priority) -> None:
-    text = told(risk(severity))
-    assert (text.category, text.priority, text.body) == ("alert", priority, "Margin is at 92 %")
-    assert text.title == f"Risk alert: {severity.capitalize()}"
+    found = fact(risk(severity))
+    assert (found.category, found.priority) == ("alert", priority)
+    assert said(risk(severity)) == (f"Risk alert: {severity.capitalize()}", "Margin is at 92 %")
+
+
+def test_security_and_money_alerts_are_critical() -> None:
+    for name, event in EVENTS.items():
+        found = fact(event)
+        if found.category == "security" or name == "money_alert":
+            assert found.priority == "critical", name
+
+
+def test_links_of_buttons_are_filled_from_the_event() -> None:
+    assert [action.href for action in fact(transfer()).actions] == [f"/api/transfers/{TRANSFER}"]
+    assert fact(posting(100)).actions[0].href == f"/api/accounts/{SAVINGS}"
+
+
+def test_every_button_calls_our_own_api() -> None:
+    for event in EVENTS.values():
+        for action in fact(event).actions:
+            assert action.href.startswith("/api/")
+            assert "{" not in action.href
 
 
 def test_another_currency_is_named() -> None:
-    assert money(5000, "USD") == "USD 50.00"
-    assert told(trade(currency="USD", realized_pnl_minor=-5000)).body.endswith("P&L: USD -50.00.")
+    assert texts.money(5000, "USD") == "USD 50.00"
+    assert said(trade(currency="USD", realized_pnl_minor=5000))[1].endswith("P&L: USD +50.00.")
 
 
 def test_moments_are_indian() -> None:
-    assert moment(datetime(2026, 1, 1, 18, 29, tzinfo=UTC)) == "1 Jan 2026, 23:59 IST"
-    assert moment(datetime(2026, 1, 1, 18, 30, tzinfo=UTC)) == "2 Jan 2026, 00:00 IST"
+    assert texts.moment(datetime(2026, 1, 1, 18, 29, tzinfo=UTC), "en-IN") == "1 Jan 2026, 23:59 IST"
+    assert texts.moment(datetime(2026, 1, 1, 18, 30, tzinfo=UTC), "hi-IN") == "2 जन॰ 2026, 00:00 IST"
 
 
 def test_one_rule_per_event() -> None:
     types = [contract_of(rule.on).type for rule in RULES]
     assert len(types) == len(set(types))
+
+
+def test_an_operators_message_keeps_its_category_and_stands_alone() -> None:
+    found = fact(notification.NotificationRequested(category="alert", priority="low", title="{x}", body="b"))
+    assert (found.category, found.priority, found.alone) == ("alert", "low", True)
+    assert say_one(found, "en-IN", {}).title == "{x}"

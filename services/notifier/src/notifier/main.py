@@ -1,21 +1,77 @@
 """Wiring only."""
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
 from chassis.app import create_app
 from chassis.cursors import CursorCodec
+from chassis.egress import Egress
 from chassis.service import Runtime, run
-from chassis.settings import ServiceSettings
+from events.follower import Follower
 from litestar import Litestar
 
-from notifier.api import routes
+from notifier.api import Parts, routes
+from notifier.channels import Mail, Webhook, WebPush
+from notifier.deliveries import DeliveryLedger
+from notifier.live import NotificationSockets
 from notifier.projections import PROJECTIONS
+from notifier.reactions import Grouping
+from notifier.sending import Channels, Sender, apprise_sender
+from notifier.settings import Settings
 
 
-async def wire(runtime: Runtime[ServiceSettings]) -> Litestar:
-    runtime.project(PROJECTIONS)
-    cursors = CursorCodec(runtime.settings.cursor_secret)
-    return create_app(runtime, routes(runtime.database, cursors), title="Sangam notifier")
+async def wire(runtime: Runtime[Settings]) -> Litestar:
+    settings, database, store = runtime.settings, runtime.database, runtime.store
+    origins = _listed(settings.allowed_origins)
+    read_model = runtime.project(PROJECTIONS)
+    grouping = Grouping(database, store)
+    consumer = runtime.consume("grouping", grouping)
+    apprise = settings.apprise_urls
+    ledger = DeliveryLedger(apprise=apprise is not None)
+    runtime.consume("deliveries", ledger)
+
+    egress = Egress(_listed(settings.allowed_targets), timeout_s=settings.send_timeout_s)
+    web_push = WebPush(settings, egress)
+    channels = Channels(Mail(settings), web_push, Webhook(egress), apprise_sender(apprise) if apprise else None)
+    sender = Sender(database, runtime.subject_keys, channels, settings)
+    ledger.filled = sender.wake
+
+    cursors = CursorCodec(settings.cursor_secret)
+    sockets = NotificationSockets(store, database, runtime.verifier, cursors, allowed_origins=origins)
+    follower = runtime.follow(sockets.on_events)
+    sockets.follow(follower)
+    runtime.on_stop(sockets.drain)
+
+    for name, loop in (
+        ("clock", grouping.close_forever(consumer)),
+        ("outbox", grouping.send_forever(consumer)),
+        ("prune", grouping.prune_forever()),
+        ("sender", sender.run(egress)),
+    ):
+        runtime.spawn(_once_started(follower, loop), name)
+    return create_app(
+        runtime,
+        routes(Parts(database, store, cursors, read_model, egress, web_push, sockets)),
+        title="Sangam notifier",
+        allowed_origins=origins,
+    )
+
+
+async def _once_started(follower: Follower, loop: Coroutine[Any, Any, None]) -> None:
+    """Tables are made after the wiring, and followers start when they are there."""
+    try:
+        await follower.started.wait()
+    except asyncio.CancelledError:
+        loop.close()
+        raise
+    await loop
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(filter(None, (entry.strip() for entry in text.split(","))))
 
 
 def main() -> None:
     """Starts the service and returns when it has been told to stop."""
-    run("notifier", ServiceSettings, wire)
+    run("notifier", Settings, wire)

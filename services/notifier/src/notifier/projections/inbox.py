@@ -1,24 +1,23 @@
-"""Each customer's notifications, newest first, and the account names their texts need."""
+"""Each customer's inbox, from the notifications that were raised, revised, read and snoozed."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 import msgspec
-from events.contracts import contract_of, identity, ledger, trading
-from events.envelope import RecordedEvent, derived_id
-from events.platform_items import PlatformItems
+from chassis.money import format_amount
+from events.contracts import contract_of, identity, notification
+from events.contracts.notification import Action, Category, Priority
+from events.envelope import RecordedEvent
 
-from notifier.rules import TYPES, Action, Category, Priority, Text, account_name, accounts_of, text_of
-
-_ITEMS_AND_LINKS = frozenset(
-    {contract_of(struct).type for struct in (trading.TradeExecuted, trading.RiskAlerted, identity.LinkConfirmed)}
-)
+_CONTENT_FIELDS = notification.Notification.__struct_fields__
+_content_decoder = msgspec.json.Decoder(notification.Notification)
+_USER_ERASED = contract_of(identity.UserErased).type
 
 
-class Notification(msgspec.Struct, frozen=True, kw_only=True):
+class Notification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A notification as the inbox shows it."""
 
     id: UUID
@@ -28,8 +27,12 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     body: str
     emoji: str
     count: int
-    """How many events it tells."""
+    """How many facts it tells."""
+    total: str | None = None
+    """Their sum in `currency`; of trades the realised P&L with its sign."""
+    currency: str | None = None
     event_ids: list[UUID]
+    """The events it tells, at most the first 1,000."""
     actions: list[Action]
     created_at: datetime
     read_at: datetime | None
@@ -43,112 +46,146 @@ class Place(NamedTuple):
 
 
 class InboxProjection:
-    """The read model behind `/api/notifications/smart`: one notification per event."""
+    """The read model behind `/api/notifications/smart`."""
 
     name = "inbox"
-    types = TYPES  # links and openings, which the texts of others need, are among them
-    _own_ddl = """
-        CREATE TABLE IF NOT EXISTS account_name (
-            account_id uuid PRIMARY KEY,
-            name text NOT NULL
-        );
+    types = frozenset(
+        contract_of(struct).type
+        for struct in (
+            notification.NotificationRaised,
+            notification.NotificationRevised,
+            notification.NotificationRead,
+            notification.NotificationSnoozed,
+            identity.UserErased,
+        )
+    )
+    ddl = """
         CREATE TABLE IF NOT EXISTS notification (
             id uuid PRIMARY KEY,
             user_id uuid NOT NULL,
             category text NOT NULL,
             priority text NOT NULL,
-            emoji text NOT NULL,
-            title text NOT NULL,
-            body text NOT NULL,
-            actions text NOT NULL,
-            event_ids uuid[] NOT NULL,
+            in_app boolean NOT NULL,
+            content bytea NOT NULL,
+            version bigint NOT NULL,
             created_at timestamptz NOT NULL,
-            read_at timestamptz
+            read_at timestamptz,
+            snoozed_until timestamptz
         );
         CREATE INDEX IF NOT EXISTS notification_by_user ON notification (user_id, created_at DESC, id DESC);
         CREATE INDEX IF NOT EXISTS notification_unread ON notification (user_id) WHERE read_at IS NULL;
+        CREATE INDEX IF NOT EXISTS notification_snoozed ON notification (snoozed_until)
+            WHERE snoozed_until IS NOT NULL;
+        CREATE TABLE IF NOT EXISTS inbox_gone (
+            user_id uuid PRIMARY KEY
+        );
     """
 
-    def __init__(self) -> None:
-        self._platform_items = PlatformItems()
-        self.ddl = self._own_ddl + self._platform_items.ddl
-
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
-        """Raises:
-        KeyError: a money event on an account that was never opened.
-        """
-        names = await _account_names(db, events)
-        rows: list[tuple[Any, ...]] = []
+        raised: list[RecordedEvent] = []
         for event in events:
-            user_id = _recipient(event)
-            if user_id is not None:
-                rows.extend(_rows(user_id, event, names))
-        items_and_links = [event for event in events if event.type in _ITEMS_AND_LINKS]
-        if items_and_links:
-            for user_id, item in await self._platform_items.resolve(db, items_and_links):
-                rows.extend(_rows(user_id, item, names))
-        if rows:
-            await _insert(db, rows)
+            if isinstance(event.payload, notification.NotificationRaised):
+                raised.append(event)
+                continue
+            # Anything else changes what was raised before it.
+            await self._insert(db, raised)
+            raised = []
+            await self._change(db, event)
+        await self._insert(db, raised)
 
-
-def _recipient(event: RecordedEvent) -> UUID | None:
-    """Whose inbox an event of our own goes to; None for a platform's item, which is resolved by its link."""
-    if event.type.startswith("ledger.") or event.type.startswith("identity.user."):
-        return UUID(event.stream_id)
-    if isinstance(event.payload, identity.SessionStarted):
-        return event.payload.user_id
-    return None
-
-
-async def _account_names(db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> dict[UUID, str]:
-    """Records the accounts opened in this batch; gives the names of all accounts it mentions."""
-    opened = {
-        event.payload.account_id: account_name(event.payload)
-        for event in events
-        if isinstance(event.payload, ledger.AccountOpened)
-    }
-    if opened:
+    async def _insert(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
+        if not events:
+            return
+        rows = []
+        for event in events:
+            payload = event.payload
+            assert isinstance(payload, notification.NotificationRaised)
+            rows.append(
+                (
+                    payload.notification_id,
+                    UUID(event.stream_id),
+                    payload.category,
+                    payload.priority,
+                    "in_app" in payload.channels,
+                    _content(payload),
+                    event.version,
+                    event.recorded_at,
+                )
+            )
         await db.execute(
-            "INSERT INTO account_name (account_id, name) SELECT * FROM unnest($1::uuid[], $2::text[])",
-            list(opened),
-            list(opened.values()),
+            "INSERT INTO notification (id, user_id, category, priority, in_app, content, version, created_at)"
+            " SELECT new.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::boolean[], $6::bytea[],"
+            "  $7::bigint[], $8::timestamptz[]) AS new (id, user_id, category, priority, in_app, content, version,"
+            "  created_at)"
+            " WHERE NOT EXISTS (SELECT FROM inbox_gone WHERE inbox_gone.user_id = new.user_id)",
+            *[list(column) for column in zip(*rows, strict=True)],
         )
-    mentioned = {account for event in events for account in accounts_of(event.payload)} - opened.keys()
-    if mentioned:
-        found = await db.fetch("SELECT account_id, name FROM account_name WHERE account_id = ANY($1)", list(mentioned))
-        opened.update((row["account_id"], row["name"]) for row in found)
-    return opened
+
+    async def _change(self, db: asyncpg.Connection, event: RecordedEvent) -> None:
+        match event.payload:
+            case notification.NotificationRevised() as revised:
+                back = revised.reason == "snooze_over"
+                await db.execute(
+                    "UPDATE notification SET content = $2, priority = $3,"
+                    " read_at = CASE WHEN $4 THEN NULL ELSE read_at END,"
+                    " snoozed_until = CASE WHEN $4 THEN NULL ELSE snoozed_until END WHERE id = $1",
+                    revised.notification_id,
+                    _content(revised),
+                    revised.priority,
+                    back,
+                )
+            case notification.NotificationRead(notification_id=UUID() as notification_id, read_at=at):
+                await db.execute(
+                    "UPDATE notification SET read_at = $2 WHERE id = $1 AND read_at IS NULL", notification_id, at
+                )
+            case notification.NotificationRead(through_version=through, read_at=at):
+                await db.execute(
+                    "UPDATE notification SET read_at = $3"
+                    " WHERE user_id = $1 AND version <= $2 AND read_at IS NULL AND snoozed_until IS NULL",
+                    UUID(event.stream_id),
+                    through,
+                    at,
+                )
+            case notification.NotificationSnoozed(notification_id=notification_id, until=until):
+                await db.execute("UPDATE notification SET snoozed_until = $2 WHERE id = $1", notification_id, until)
+            case identity.UserErased(user_id=user_id):
+                await db.execute("DELETE FROM notification WHERE user_id = $1", user_id)
+                # What was on its way when the customer was erased is not shown either.
+                await db.execute("INSERT INTO inbox_gone VALUES ($1) ON CONFLICT DO NOTHING", user_id)
 
 
-def _rows(user_id: UUID, event: RecordedEvent, names: dict[UUID, str]) -> list[tuple[Any, ...]]:
-    text = text_of(event.type, event.payload, event.recorded_at, names)
-    return [] if text is None else [_row(user_id, event, text)]
+def _content(payload: notification.Notification) -> bytes:
+    """The common fields alone: a revision replaces them."""
+    return encode_content({name: getattr(payload, name) for name in _CONTENT_FIELDS})
 
 
-def _row(user_id: UUID, event: RecordedEvent, text: Text) -> tuple[Any, ...]:
-    return (
-        derived_id(event.event_id, "notification"),
-        user_id,
-        text.category,
-        text.priority,
-        text.emoji,
-        text.title,
-        text.body,
-        msgspec.json.encode(text.actions).decode(),
-        event.event_id,
-        event.recorded_at,
-    )
+encode_content = msgspec.json.Encoder().encode
 
 
-async def _insert(db: asyncpg.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    await db.execute(
-        "INSERT INTO notification (id, user_id, category, priority, emoji, title, body, actions, event_ids, "
-        "created_at) "
-        "SELECT id, user_id, category, priority, emoji, title, body, actions, ARRAY[event_id], created_at "
-        "FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], "
-        "$8::text[], $9::uuid[], $10::timestamptz[]) AS new (id, user_id, category, priority, emoji, title, "
-        "body, actions, event_id, created_at)",
-        *[list(column) for column in zip(*rows, strict=True)],
+def read_content(data: bytes) -> notification.Notification:
+    """A notification's content as the read model keeps it."""
+    return _content_decoder.decode(data)
+
+
+def shown(content: notification.Notification, created_at: datetime, read_at: datetime | None) -> Notification:
+    """The notification as the inbox, a message or a socket shows it."""
+    total = None
+    if content.total_minor is not None and content.currency is not None:
+        total = format_amount(content.total_minor, content.currency)
+    return Notification(
+        id=content.notification_id,
+        category=content.category,
+        priority=content.priority,
+        title=content.title,
+        body=content.body,
+        emoji=content.emoji,
+        count=content.count,
+        total=total,
+        currency=content.currency if total is not None else None,
+        event_ids=list(content.event_ids),
+        actions=list(content.actions),
+        created_at=created_at,
+        read_at=read_at,
     )
 
 
@@ -161,16 +198,20 @@ async def inbox(
     category: Category | None,
     after: Place | None,
     limit: int,
+    now: datetime,
 ) -> tuple[list[Notification], int]:
     """Up to `limit` notifications of `user_id` beyond `after`, newest first, and how many are unread in all.
 
-    A filter that is None lets everything through. The count does not depend on the filters.
+    A filter that is None lets everything through. The count does not depend on the filters. What is snoozed at `now`
+    is neither listed nor counted.
     """
     # One statement, so that items and count are of one snapshot.
     rows = await database.fetch(
         "SELECT item.*, unread.n AS unread_count "
-        "FROM (SELECT count(*) AS n FROM notification WHERE user_id = $1 AND read_at IS NULL) AS unread "
-        "LEFT JOIN (SELECT * FROM notification WHERE user_id = $1 "
+        "FROM (SELECT count(*) AS n FROM notification WHERE user_id = $1 AND read_at IS NULL AND in_app"
+        "  AND (snoozed_until IS NULL OR snoozed_until <= $8)) AS unread "
+        "LEFT JOIN (SELECT id, content, created_at, read_at FROM notification WHERE user_id = $1 AND in_app"
+        " AND (snoozed_until IS NULL OR snoozed_until <= $8)"
         " AND ($2::boolean IS NULL OR (read_at IS NULL) = $2) "
         " AND ($3::text IS NULL OR priority = $3) AND ($4::text IS NULL OR category = $4) "
         " AND ($5::timestamptz IS NULL OR (created_at, id) < ($5, $6::uuid)) "
@@ -183,22 +224,34 @@ async def inbox(
         after.created_at if after else None,
         after.id if after else None,
         limit,
+        now,
     )
     items = [
-        Notification(
-            id=UUID(int=row["id"].int),  # a plain UUID: asyncpg's subclass cannot go into a cursor
-            category=row["category"],
-            priority=row["priority"],
-            title=row["title"],
-            body=row["body"],
-            emoji=row["emoji"],
-            count=len(row["event_ids"]),
-            event_ids=row["event_ids"],
-            actions=msgspec.json.decode(row["actions"], type=list[Action]),
-            created_at=row["created_at"],
-            read_at=row["read_at"],
-        )
-        for row in rows
-        if row["id"] is not None
+        shown(read_content(row["content"]), row["created_at"], row["read_at"]) for row in rows if row["id"] is not None
     ]
     return items, rows[0]["unread_count"]
+
+
+class Found(NamedTuple):
+    """What a command needs to know of a notification."""
+
+    read_at: datetime | None
+    snoozed_until: datetime | None
+
+
+async def find(database: asyncpg.Pool, user_id: UUID, notification_id: UUID) -> Found | None:
+    """The customer's notification of that id, if the inbox shows it."""
+    row = await database.fetchrow(
+        "SELECT read_at, snoozed_until FROM notification WHERE id = $1 AND user_id = $2 AND in_app",
+        notification_id,
+        user_id,
+    )
+    return None if row is None else Found(row["read_at"], row["snoozed_until"])
+
+
+async def newest_unread(database: asyncpg.Pool, user_id: UUID) -> int | None:
+    """The version at which the newest unread notification was raised; None where there is none."""
+    version: int | None = await database.fetchval(
+        "SELECT max(version) FROM notification WHERE user_id = $1 AND read_at IS NULL", user_id
+    )
+    return version
