@@ -4,6 +4,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -351,7 +352,11 @@ def histories(draw: st.DrawFn) -> tuple[list[Fact], list[tuple[str, float, bool]
     return facts, steps, draw(st.booleans())
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def recorded_by(now: datetime, facts: Sequence[Fact]) -> list[Fact]:
+    return list(takewhile(lambda one: one.recorded_at <= now, facts))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(histories())
 def test_every_fact_is_in_exactly_one_notification(
     history: tuple[list[Fact], list[tuple[str, float, bool]], bool],
@@ -367,7 +372,7 @@ def test_every_fact_is_in_exactly_one_notification(
         if step == "tick":
             desk.tick(now, crash=crash)
             continue
-        chunk = [one for one in facts[done : done + 7] if one.recorded_at <= now]
+        chunk = recorded_by(now, facts[done : done + 7])
         desk.chunk(chunk, now, crash=crash)
         done += 0 if crash else len(chunk)
     now = max(now, facts[-1].recorded_at + seconds(1))
@@ -395,7 +400,7 @@ def test_every_fact_is_in_exactly_one_notification(
     assert not criticals
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(histories(), st.integers(1, 50))
 def test_groups_depend_on_the_log_alone(
     history: tuple[list[Fact], list[tuple[str, float, bool]], bool], size: int
