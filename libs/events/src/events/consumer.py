@@ -41,11 +41,13 @@ DDL = (
         consumer text PRIMARY KEY,
         position bigint NOT NULL DEFAULT 0,
         epoch uuid,
-        parkings bigint NOT NULL DEFAULT 0
+        parkings bigint NOT NULL DEFAULT 0,
+        effects text[] NOT NULL DEFAULT '{}'
     );
     DO $$ BEGIN
-        IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'consumed'::regclass AND attname = 'parkings') THEN
-            ALTER TABLE consumed ADD COLUMN IF NOT EXISTS parkings bigint NOT NULL DEFAULT 0;
+        IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'consumed'::regclass AND attname = 'effects') THEN
+            ALTER TABLE consumed ADD COLUMN IF NOT EXISTS parkings bigint NOT NULL DEFAULT 0,
+                                 ADD COLUMN IF NOT EXISTS effects text[] NOT NULL DEFAULT '{}';
         END IF;
     END $$;
 """
@@ -106,6 +108,10 @@ class Consumer:
         self._saved_at_s = 0.0
         self._parking = Parking(name)
         self._looked_at_s = 0.0
+        self._up_to_date_at: datetime | None = None
+        """A moment whose events are all applied; None before anything is known."""
+        metrics.consumer_lag.labels(name).set_function(lambda: self.lag)
+        metrics.consumer_lag_seconds.labels(name).set_function(lambda: self.lag_seconds)
         self._advanced = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -118,6 +124,13 @@ class Consumer:
     def lag(self) -> int:
         """Positions behind the log's head, as far as this consumer has heard of it."""
         return self.head - self.position
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long ago everything was applied, in seconds; 0 at the log's head. It grows while nothing is applied."""
+        if not self.lag or self._up_to_date_at is None:
+            return 0.0
+        return (datetime.now(UTC) - self._up_to_date_at).total_seconds()
 
     @property
     def connected(self) -> bool:
@@ -175,7 +188,12 @@ class Consumer:
             # CREATE TABLE IF NOT EXISTS is not safe against itself.
             await db.execute("SELECT pg_advisory_xact_lock(hashtext('consumer.ddl'))")
             await db.execute(DDL + self._handler.ddl)
-            await db.execute("INSERT INTO consumed (consumer) VALUES ($1) ON CONFLICT DO NOTHING", self.name)
+            await db.execute(
+                "INSERT INTO consumed (consumer, effects) VALUES ($1, $2)"
+                " ON CONFLICT (consumer) DO UPDATE SET effects = excluded.effects",
+                self.name,
+                sorted(getattr(self._handler, "effects", ())),
+            )
             await self._parking.ask_for_unknown(cast(asyncpg.Connection, db))
         await self._reload()
 
@@ -233,7 +251,8 @@ class Consumer:
         lag_s = (datetime.now(UTC) - chunk.events[-1].recorded_at).total_seconds()
         metrics.visible_seconds.labels(self.name).observe(max(lag_s, 0.0))
         metrics.consumed.labels(self.name).inc(len(chunk.events))
-        metrics.consumer_lag.labels(self.name).set(self.lag)
+        if self._up_to_date_at is None or chunk.events[-1].recorded_at > self._up_to_date_at:
+            self._up_to_date_at = chunk.events[-1].recorded_at
 
     async def _save_position(self) -> None:
         """Saves a position that only other handlers' events have moved; gives way where another replica was first."""
@@ -342,6 +361,8 @@ class Consumer:
         if time.monotonic() - self._looked_at_s < _LOOK_AFTER_PARKED_S:
             return
         self._looked_at_s = time.monotonic()
+        if not self.lag:
+            self._up_to_date_at = datetime.now(UTC)
         if not self._parking.streams:
             return
         try:

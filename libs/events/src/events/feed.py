@@ -29,6 +29,9 @@ _PREFETCH_BATCHES = 100
 _SILENCE_S = 3.0
 """The relay speaks every second. After this long without a word, look into the log itself."""
 
+_LOOK_FOR_READERS_S = 5.0
+"""How often the broker is asked whether our queue has a reader. After a restart it can be left without one."""
+
 WORK_QUEUE_ARGUMENTS: dict[str, Any] = {
     "x-queue-type": "quorum",
     "x-single-active-consumer": True,
@@ -46,7 +49,7 @@ class EpochChanged(Exception):
     def __init__(self, consumer: str, known: UUID, actual: UUID) -> None:
         super().__init__(
             f"{consumer} has applied positions of log epoch {known}, but the store is now at epoch {actual}:"
-            " it was restored. Rebuild this consumer's read models (docs/runbook.md, 'A restored store')."
+            " it was restored. `sangam restored` says what to do (docs/runbook.md, 'A restored store')."
         )
         self.known = known
         self.actual = actual
@@ -65,6 +68,8 @@ class _Delivery(NamedTuple):
     body: bytes
     tag: int
     channel: aiormq.abc.AbstractChannel
+    requeued: int
+    """How often an operator sent it back from the dead letters."""
 
 
 class LogFeed:
@@ -147,6 +152,7 @@ class LogFeed:
             self._arrived.set()
             # The queue may be deleted, or rebound to nothing, under a healthy connection. The first shows as a
             # cancelled consumer, the second as silence.
+            looked_at_s = time.monotonic()
             while not gone.is_set():
                 with contextlib.suppress(TimeoutError):
                     # Not asyncio.wait_for: on Python 3.11 a cancellation that meets its timeout is lost.
@@ -154,6 +160,9 @@ class LogFeed:
                         await gone.wait()
                 if not underlay.consumers:
                     raise ConnectionError("the consumer was cancelled by the broker")
+                if time.monotonic() - looked_at_s > _LOOK_FOR_READERS_S and not gone.is_set():
+                    looked_at_s = time.monotonic()
+                    await self._look_for_readers(underlay)
                 if self._silent() and not self._replica:
                     await queue.bind(wire.LOG_EXCHANGE)
         finally:
@@ -161,23 +170,41 @@ class LogFeed:
             with contextlib.suppress(*BROKER_ERRORS):
                 await connection.close()
 
+    async def _look_for_readers(self, channel: aiormq.Channel) -> None:
+        """The watchdog.
+
+        Raises:
+            ConnectionError: the broker knows no reader of our queue, although this is one: connect anew.
+        """
+        async with asyncio.timeout(_LOOK_FOR_READERS_S):
+            readers = (await channel.queue_declare(self._queue, passive=True)).consumer_count
+        metrics.queue_readers.labels(self._label).set(readers or 0)
+        if not readers:
+            metrics.readers_lost.labels(self._label).inc()
+            raise ConnectionError("the broker has lost the consumer of this queue")
+
     async def _enqueue(self, message: aiormq.abc.DeliveredMessage, channel: aiormq.abc.AbstractChannel) -> None:
         assert message.delivery_tag is not None
+        raw = message.header.properties.headers or {}
+        requeued = raw.get("x-requeued")
+        requeued = requeued if isinstance(requeued, int) else 0
         try:
-            headers = wire.read_headers(message.header.properties.headers or {})
+            headers = wire.read_headers(raw)
         except wire.MalformedBatch as error:
-            await self._bury(message.body, message.delivery_tag, channel, str(error))
+            await self._bury(message.body, message.delivery_tag, channel, str(error), requeued)
             return
         self.heard_at_s = time.monotonic()
         self.head = max(self.head, headers.last)
-        self._inbox.append(_Delivery(headers, message.body, message.delivery_tag, channel))
+        self._inbox.append(_Delivery(headers, message.body, message.delivery_tag, channel, requeued))
         self._arrived.set()
 
-    async def _bury(self, body: bytes, tag: int, channel: aiormq.abc.AbstractChannel, reason: str) -> None:
+    async def _bury(
+        self, body: bytes, tag: int, channel: aiormq.abc.AbstractChannel, reason: str, requeued: int
+    ) -> None:
         """Moves a message that is no batch of ours to the dead letters."""
         log.error("feed.malformed_message", queue=self._queue, reason=reason)
         properties = aiormq.spec.Basic.Properties(
-            delivery_mode=2, headers={"x-queue": self._queue, "x-reason": reason[:500]}
+            delivery_mode=2, headers={"x-queue": self._queue, "x-reason": reason[:500], "x-requeued": requeued}
         )
         await channel.basic_publish(body, exchange=wire.DEAD_EXCHANGE, properties=properties)
         await channel.basic_ack(tag)
@@ -242,13 +269,15 @@ class LogFeed:
                     return chunk
                 # The relay publishes only what the store holds: this is not from the relay.
                 self._inbox.popleft()
-                await self._bury(delivery.body, delivery.tag, delivery.channel, "beyond the end of the log")
+                await self._bury(
+                    delivery.body, delivery.tag, delivery.channel, "beyond the end of the log", delivery.requeued
+                )
             else:
                 self._inbox.popleft()
                 try:
                     batch = wire.decode_batch(delivery.body, headers)
                 except wire.MalformedBatch as error:
-                    await self._bury(delivery.body, delivery.tag, delivery.channel, str(error))
+                    await self._bury(delivery.body, delivery.tag, delivery.channel, str(error), delivery.requeued)
                     continue
                 events += batch[next_position - headers.first :]
                 last = delivery
@@ -288,7 +317,9 @@ class LogFeed:
         if delivery.headers.epoch == self.epoch:
             return True
         self._inbox.popleft()
-        await self._bury(delivery.body, delivery.tag, delivery.channel, f"of log epoch {delivery.headers.epoch}")
+        await self._bury(
+            delivery.body, delivery.tag, delivery.channel, f"of log epoch {delivery.headers.epoch}", delivery.requeued
+        )
         return False
 
     def _check_epoch(self, actual: UUID) -> None:

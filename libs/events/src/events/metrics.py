@@ -13,6 +13,10 @@ consumer_lag = Gauge("sangam_consumer_lag_positions", "Positions behind the log'
 consumed = Counter("sangam_consumed_total", "Events applied", ["consumer"])
 duplicates = Counter("sangam_duplicates_skipped_total", "Events received again and skipped", ["consumer"])
 healed = Counter("sangam_gap_healed_total", "Events fetched from the log instead of the broker", ["consumer"])
+queue_readers = Gauge(
+    "sangam_queue_readers", "Readers of the consumer's queue, as the broker counts them", ["consumer"]
+)
+readers_lost = Counter("sangam_readers_lost_total", "Times the broker had lost the reader of a queue", ["consumer"])
 parked = Counter("sangam_parked_total", "Events parked", ["consumer"])
 parked_events = Gauge("sangam_parked_events", "Events parked now", ["consumer"])
 parked_streams = Gauge("sangam_parked_streams", "Streams parked now", ["consumer"])

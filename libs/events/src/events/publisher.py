@@ -29,6 +29,7 @@ _PARTIAL_BATCHES_IN_FLIGHT = 2
 _HEARTBEAT_S = 1.0
 _CHECKPOINT_EVERY_S = 0.2
 _RECENT_EVENTS = 20_000
+_AGE_EVERY_S = 0.5
 
 
 class LogTail:
@@ -91,6 +92,24 @@ class Publisher(ABC):
         self.position = self._saved_position = await self._checkpoints.fetchval(
             "SELECT store.read_checkpoint($1)", self.name
         )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_age(), name=f"{self.name}.age")
+            tasks.create_task(self._run_for_ever(), name=f"{self.name}.publish")
+
+    async def _watch_age(self) -> None:
+        """Tells the age of the oldest event that is not confirmed, also while there is no broker to confirm any."""
+        oldest, oldest_at = 0, datetime.now(UTC)
+        while True:
+            if self._tail.head > self.position:
+                if oldest != self.position + 1 and (events := await self._tail.after(self.position, 1)):
+                    oldest, oldest_at = events[0].position, events[0].recorded_at
+                age_s = (datetime.now(UTC) - oldest_at).total_seconds()
+                metrics.unpublished_age.labels(self.name).set(max(age_s, 0.0))
+            else:
+                metrics.unpublished_age.labels(self.name).set(0.0)
+            await asyncio.sleep(_AGE_EVERY_S)
+
+    async def _run_for_ever(self) -> None:
         backoff_s = 0.1
         while True:
             started_s = time.monotonic()
@@ -165,8 +184,6 @@ class Publisher(ABC):
             batch.confirmed.result()
             metrics.published.labels(self.name).inc(batch.last.position - self.position)
             self.position = batch.last.position
-        age_s = (datetime.now(UTC) - self._open[0].last.recorded_at).total_seconds() if self._open else 0.0
-        metrics.unpublished_age.labels(self.name).set(age_s)
 
     def _send(self, channel: aiormq.Channel, messages: list[Message]) -> list["asyncio.Task[object]"]:
         # wait=False: with it each publish would hold the channel until the socket is drained.

@@ -17,6 +17,8 @@ CREATE TABLE IF NOT EXISTS store.store (
     epoch    uuid NOT NULL DEFAULT gen_random_uuid()
 );
 INSERT INTO store.store DEFAULT VALUES ON CONFLICT DO NOTHING;
+-- The last position of the restored log when it got its epoch: what is before it is common to both lives.
+ALTER TABLE store.store ADD COLUMN IF NOT EXISTS restored_end bigint;
 
 -- fillfactor leaves room for HOT updates: the row of a busy stream is rewritten by every append.
 CREATE TABLE IF NOT EXISTS store.streams (

@@ -5,22 +5,17 @@ from typing import Annotated, Any, Literal
 
 import asyncpg
 import msgspec
-from chassis.consistency import CaughtUp
-from chassis.problems import Problem, invalid_field, malformed_json, unavailable
+from chassis.problems import Problem, malformed_json, unavailable
 from chassis.request import AnyRequest, invalid_body, metadata_of
 from chassis.tokens import Caller
 from litestar import WebSocket, get, post, websocket
-from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
 
 from sync_gateway.feeds import PLATFORMS, Platform
-from sync_gateway.hub import Cursors
 from sync_gateway.intake import Busy, FeedIntake, ItemResult, Unavailable
-from sync_gateway.projections.feed import PUBLIC_TYPES, Feed
 from sync_gateway.projections.feed_status import PlatformStatus, platform_statuses
 from sync_gateway.signatures import FeedSignatures, InvalidSignature
 from sync_gateway.sockets import SyncSockets
-from sync_gateway.topics import InvalidTopic, topics
 
 BATCH_BYTES_MAX = 1024 * 1024
 BATCH_ITEMS_MAX = 1000
@@ -36,13 +31,6 @@ class Batch(msgspec.Struct, frozen=True):
 class BatchResult(msgspec.Struct, frozen=True):
     items: list[ItemResult]
     """One result per item, in the order given."""
-
-
-class EventList(msgspec.Struct, frozen=True):
-    items: list[dict[str, Any]]
-    """CloudEvents 1.0, structured JSON, in log order."""
-    next_cursor: str | None
-    """Null at the end of what there is now; `after` goes on from the last item's `position`."""
 
 
 class PlatformHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,8 +51,6 @@ def routes(
     database: asyncpg.Pool,
     intake: FeedIntake,
     signatures: FeedSignatures,
-    feed: Feed,
-    cursors: Cursors,
     sockets: SyncSockets,
 ) -> list[ControllerRouterHandler]:
     """The routes of this service."""
@@ -99,28 +85,6 @@ def routes(
             raise unavailable("The batch could not be stored; send it again") from None
         return BatchResult(results)
 
-    @get("/api/sync/events", summary="The caller's events of the last 24 hours, to catch up")
-    async def list_events(
-        caller: Caller,
-        caught_up: CaughtUp,
-        after: Annotated[int, Parameter(ge=0, le=2**62, description="Position of the last event known")] = 0,
-        types: Annotated[
-            str | None, Parameter(max_length=1024, description="Topic patterns, separated by commas")
-        ] = None,
-        limit: Annotated[int, Parameter(ge=1, le=200)] = 50,
-        cursor: Annotated[
-            str | None, Parameter(max_length=2048, description="`next_cursor` of the page before")
-        ] = None,
-    ) -> EventList:
-        place = after if cursor is None else cursors.decode(cursor, caller.user_id)
-        page = await feed.page(caller.user_id, after=place, upto=None, types=_types(types), limit=limit)
-        if 0 < place < page.floor:
-            raise Problem(410, "events_expired", "Events are kept for 24 hours; start again without `after`")
-        return EventList(
-            items=[msgspec.json.decode(row.event) for row in page.rows],
-            next_cursor=cursors.encode(page.rows[-1].position, caller.user_id) if len(page.rows) == limit else None,
-        )
-
     @get("/api/sync/health", summary="What each platform has sent")
     async def get_health(caller: Caller) -> SyncHealth:
         statuses = await platform_statuses(database)
@@ -130,7 +94,7 @@ def routes(
     async def sync(socket: WebSocket[Any, Any, Any]) -> None:
         await sockets.serve(socket)
 
-    return [take_batch, list_events, get_health, sync]
+    return [take_batch, get_health, sync]
 
 
 _batches = msgspec.json.Decoder(Batch)
@@ -160,16 +124,6 @@ def _platform(name: str) -> Platform:
         if platform == name:
             return platform
     raise Problem(404, "unknown_platform", "There is no such platform")
-
-
-def _types(patterns: str | None) -> list[str]:
-    if patterns is None:
-        return list(PUBLIC_TYPES)
-    try:
-        wanted = topics(patterns.split(","))
-    except InvalidTopic as error:
-        raise invalid_field("types", str(error), "invalid_topic") from None
-    return [event_type for event_type in PUBLIC_TYPES if event_type in wanted]
 
 
 def _health(platform: str, status: PlatformStatus | None) -> PlatformHealth:

@@ -6,6 +6,7 @@ from chassis.service import Runtime, run
 from litestar import Litestar
 
 from sync_gateway.api import routes
+from sync_gateway.catch_up import catch_up_routes
 from sync_gateway.event_docs import event_docs_routes
 from sync_gateway.hub import Cursors, Hub
 from sync_gateway.intake import FeedIntake
@@ -39,7 +40,8 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     return create_app(
         runtime,
         [
-            *routes(runtime.database, FeedIntake(runtime.store), signatures, feed, cursors, sockets),
+            *routes(runtime.database, FeedIntake(runtime.store), signatures, sockets),
+            *catch_up_routes(feed, cursors, runtime.store),
             *event_docs_routes(),
         ],
         title="Sangam sync-gateway",

@@ -106,13 +106,13 @@ def find_servers(store: str | None, env: Path | None) -> Servers:
     """
     url = store
     if url is None and env is not None:
-        url = _read_env(env).get("EVENT_STORE_URL")
+        url = read_env(env).get("EVENT_STORE_URL")
         if url is None:
             raise typer.BadParameter(f"{env} does not set EVENT_STORE_URL")
     if url is None:
         url = os.environ.get("EVENT_STORE_URL")
     if url is None and (run := run_directory()) is not None:
-        url = _read_env(run / "local.env").get("EVENT_STORE_URL")
+        url = read_env(run / "local.env").get("EVENT_STORE_URL")
     if url is None:
         raise typer.BadParameter("where is the event store? Give --store or --env, set EVENT_STORE_URL, or `make up`")
     try:
@@ -221,7 +221,12 @@ def _session(url: str) -> pg.Session:
     return pg.Session(url, application_name="sangam", settings={"default_transaction_read_only": "on"})
 
 
-def _read_env(path: Path) -> dict[str, str]:
+def read_env(path: Path) -> dict[str, str]:
+    """The variables that a file like `.run/local.env` sets.
+
+    Raises:
+        typer.BadParameter: it cannot be read.
+    """
     try:
         lines = path.read_text().splitlines()
     except OSError as error:

@@ -2,7 +2,23 @@
 
 import typer
 
-from events.cli import audit, lag, operations, parked, parked_acts, rebuild, replay, show, stats, tail, verify
+from events.cli import (
+    audit,
+    consumers,
+    dead,
+    lag,
+    operations,
+    parked,
+    parked_acts,
+    rebuild,
+    replay,
+    restored,
+    show,
+    stats,
+    subscribers,
+    tail,
+    verify,
+)
 
 app = typer.Typer(
     name="sangam",
@@ -33,6 +49,22 @@ app.add_typer(parked_events, name="parked")
 
 app.command()(replay.replay)
 app.command()(rebuild.rebuild)
+
+app.command()(consumers.consumers)
+
+letters = typer.Typer(no_args_is_help=True, help="Messages that nobody could use, or that had no queue to go to.")
+letters.command("list")(dead.list_dead)
+letters.command()(dead.requeue)
+letters.command()(dead.discard)
+app.add_typer(letters, name="dead")
+
+outside = typer.Typer(no_args_is_help=True, help="Outside systems that read public events.")
+outside.command()(subscribers.add)
+outside.command("list")(subscribers.list_subscribers)
+outside.command()(subscribers.remove)
+app.add_typer(outside, name="subscribers")
+
+app.command()(restored.restored)
 
 under_way = typer.Typer(no_args_is_help=True, help="Rebuilds and replays: list, pause, resume, cancel.")
 under_way.command("list")(operations.list_operations)
