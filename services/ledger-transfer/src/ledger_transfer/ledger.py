@@ -103,6 +103,10 @@ class Ledger:
         state, _ = await self._streams.load(user_id)
         return state
 
+    async def history(self, user_id: UUID) -> list[Event]:
+        """Everything that was ever decided for the customer, in order."""
+        return [event.payload for event in await self._store.read_stream(f"{CATEGORY}-{user_id}")]
+
     async def preview(self, user_id: UUID, now: datetime) -> LedgerState:
         """The state that a command would be decided on now."""
         state = await self.state(user_id)

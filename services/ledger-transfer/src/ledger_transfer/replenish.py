@@ -122,13 +122,16 @@ def consequences(decision: Decision) -> None:
     _fill_up(decision, decided)
 
 
-def come_due(decision: Decision, rule_id: UUID, version: int) -> None:
-    """The timer's step: makes the run that is due, or looks again after a refusal. Nothing, if neither is true now."""
+def come_due(decision: Decision, rule_id: UUID, version: int, occurrence: str | None = None) -> None:
+    """The timer's step: makes the run that is due, or looks again after a refusal.
+
+    Nothing, where neither is true by now, or what is due is another occurrence than the one that was seen to be.
+    """
     rule = decision.state.rules.rules.get(rule_id)
     if rule is None or rule.version != version or rule.status == "paused":
         return
     occasion = due_occasion(rule, decision.now)
-    if occasion is not None:
+    if occasion is not None and occurrence in (None, occasion.occurrence):
         _act(decision, rule, occasion)
 
 

@@ -6,6 +6,7 @@ from ledger_transfer.projections.accounts import Accounts
 from ledger_transfer.projections.clearing import Clearing
 from ledger_transfer.projections.holds import Holds
 from ledger_transfer.projections.integrity import Integrity
+from ledger_transfer.projections.rules import Rules
 from ledger_transfer.projections.statements import Statements
 from ledger_transfer.projections.transactions import Transactions
 
@@ -16,5 +17,6 @@ PROJECTIONS: tuple[Projection, ...] = (
     Holds(),
     Statements(),
     Integrity(),
+    Rules(),
 )
 """All of them: one consumer applies them in one transaction, so that they always agree."""
