@@ -1,9 +1,10 @@
 """Customers with rules over a real event store: the log, the reactions, the read models, the timer and the routes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
@@ -31,6 +32,9 @@ from ledger_transfer.reactions import Reactions
 from ledger_transfer.rule_terms import worst_case
 from ledger_transfer.state import account_id_of, balanced, clearing
 from ledger_transfer.timer import Timer
+
+if TYPE_CHECKING:
+    from provision import Cell
 
 ISSUER = "https://sangam.test"
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -246,6 +250,25 @@ class Client:
             "lifetime_s": 120,
         }
         return signed("step-up+jwt", **(fields | changes))
+
+
+@asynccontextmanager
+async def rule_world(cell: "Cell") -> AsyncIterator[RuleWorld]:
+    """The world of a fresh cell."""
+    stores = {
+        role: await EventStore.connect(cell.store_url(role)) for role in ("ledger_transfer", "sync_gateway", "identity")
+    }
+    db = await asyncpg.create_pool(cell.database_url("ledger_transfer"), min_size=1, max_size=4)
+    relay = await asyncpg.connect(cell.store_url("relay"))
+    sequencer = await Sequencer.take_over(relay)
+    assert sequencer is not None
+    world = RuleWorld(stores, db, sequencer)
+    await db.execute(world.reactions.ddl + Projections(PROJECTIONS).ddl)
+    yield world
+    for store in stores.values():
+        await store.close()
+    await db.close()
+    await relay.close()
 
 
 def client_app(world: RuleWorld) -> httpx.AsyncClient:

@@ -14,14 +14,13 @@ from events.contracts.ledger import AccountPosted, TransferCompleted, TransferSe
 from events.contracts.ledger_rules import RuleFired
 from events.envelope import derived_id, new_id
 from events.projections import Projections, rebuild
-from events.sequencer import Sequencer
-from events.store import EventStore, StreamAppend
+from events.store import StreamAppend
 from ledger_transfer.projections import PROJECTIONS
 from ledger_transfer.reactions import Reactions
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rule_world import THRESHOLD_MINOR, Client, RuleWorld, client_app
+from rule_world import THRESHOLD_MINOR, Client, RuleWorld, client_app, rule_world
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -31,20 +30,8 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 async def world(cell: "Cell") -> AsyncIterator[RuleWorld]:
-    stores = {
-        role: await EventStore.connect(cell.store_url(role)) for role in ("ledger_transfer", "sync_gateway", "identity")
-    }
-    db = await asyncpg.create_pool(cell.database_url("ledger_transfer"), min_size=1, max_size=4)
-    relay = await asyncpg.connect(cell.store_url("relay"))
-    sequencer = await Sequencer.take_over(relay)
-    assert sequencer is not None
-    found = RuleWorld(stores, db, sequencer)
-    await db.execute(found.reactions.ddl + Projections(PROJECTIONS).ddl)
-    yield found
-    for store in stores.values():
-        await store.close()
-    await db.close()
-    await relay.close()
+    async with rule_world(cell) as found:
+        yield found
 
 
 @pytest.fixture
