@@ -330,7 +330,7 @@ async def test_check_tells_why_and_a_real_one_acts_once(client: Client) -> None:
     await client.call("PATCH", f"/{filled}/status", json={"status": "paused"})
     [paused] = (await client.call("POST", "/check", json={"dry_run": True, "rule_id": filled})).json()["items"]
     assert (paused["would_fire"], paused["reason"]) == (False, "paused")
-    assert (await client.call("POST", "/check", json={})).json()["items"][0]["fired"] is False
+    assert (await client.call("POST", "/check")).json()["items"][0]["fired"] is False
     await client.call(
         "PUT",
         f"/{filled}",

@@ -1,11 +1,10 @@
 """The routes of `/api/auto-replenish`."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Annotated, Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -26,15 +25,13 @@ from events.envelope import derived_id, new_id
 from events.store import EventIdReused
 from litestar import Response, delete, get, patch, post, put
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
 
 from ledger_transfer import rule_commands, rulebook, transfers
 from ledger_transfer.backtests import backtest
-from ledger_transfer.holds import lapsed
 from ledger_transfer.ledger import Ledger
 from ledger_transfer.projections import rules
 from ledger_transfer.projections.rules import LAST, HistoryRow, RuleRow
-from ledger_transfer.queries import instant, reject_unknown
+from ledger_transfer.queries import Cursor, Key, Limit, instant, key_of, reject_unknown
 from ledger_transfer.replenish import Verdict, explain, look
 from ledger_transfer.rule_bodies import RuleBody, RuleView, optional_amount, rule_view, terms_of
 from ledger_transfer.rule_views import (
@@ -51,21 +48,12 @@ from ledger_transfer.rule_views import (
     StatusBody,
 )
 from ledger_transfer.rulebook import Rule, RuleBook
-from ledger_transfer.state import Decision, fold
+from ledger_transfer.state import Decision
 from ledger_transfer.transfers import Clearance, StepUp
 
 REPLAYED_HEADER: Final = "Idempotent-Replayed"
 BACKTEST_ITEMS_MAX: Final = 1_000
 BACKTEST_MAX: Final = timedelta(days=3 * 366)
-
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-
-Limit = Annotated[int, Parameter(ge=1, le=200, description="How many items to return")]
-Cursor = Annotated[str | None, Parameter(description="`next_cursor` of the page before")]
-Key = Annotated[
-    str | None,
-    Parameter(header="Idempotency-Key", description="Names the request; 1 to 255 visible characters"),
-]
 
 T = TypeVar("T")
 
@@ -220,15 +208,15 @@ def rule_routes(
         opt=MOVES_MONEY,
     )
     async def check(
-        request: AnyRequest, data: CheckBody, caller: Caller, idempotency_key: Key = None
+        request: AnyRequest, caller: Caller, data: CheckBody | None = None, idempotency_key: Key = None
     ) -> Response[CheckView]:
         reject_unknown(request)
+        wanted = data or CheckBody()
         user_id, now = caller.user_id, datetime.now(UTC)
-        if data.dry_run:
-            state = await ledger.state(user_id)
-            state = fold(lapsed(state, now), state)
+        if wanted.dry_run:
+            state = await ledger.preview(user_id, now)
             try:
-                chosen = _chosen(state.rules, data)
+                chosen = _chosen(state.rules, wanted)
             except rule_commands.RuleNotFound as refusal:
                 _tell(refusal, caller)
             return Response(CheckView(items=[_explained(rule, explain(state, rule, now)) for rule in chosen]))
@@ -236,7 +224,7 @@ def rule_routes(
 
         def step(decision: Decision) -> None:
             told.clear()  # It may run again, on a fresher state.
-            for rule in _chosen(decision.state.rules, data):
+            for rule in _chosen(decision.state.rules, wanted):
                 verdict, before = explain(decision.state, rule, decision.now), len(decision.events)
                 look(decision, (rule.rule_id,))
                 fired = [event for event in decision.events[before:] if isinstance(event, RuleFired)]
@@ -247,7 +235,7 @@ def rule_routes(
                 user_id,
                 step,
                 event_id=_id_of(caller, "check", idempotency_key),
-                request_hash=sha256(b"POST /api/auto-replenish/check" + msgspec.json.encode(data)).digest(),
+                request_hash=sha256(b"POST /api/auto-replenish/check" + msgspec.json.encode(wanted)).digest(),
                 metadata=caller.metadata(),
                 now=now,
             ),
@@ -329,11 +317,7 @@ def _tell(refusal: Refusal, caller: Caller) -> NoReturn:
 
 def _id_of(caller: Caller, purpose: str, key: str | None) -> UUID:
     """The id of what the request appends: the key's, or one of its own."""
-    if key is None:
-        return new_id()
-    if _KEY.fullmatch(key) is None:
-        raise invalid_field("Idempotency-Key", "must be 1 to 255 visible ASCII characters", "invalid_idempotency_key")
-    return derived_id(caller.user_id, purpose, key)
+    return new_id() if key is None else derived_id(caller.user_id, purpose, key_of(key))
 
 
 def _headers(decided: Decided) -> dict[str, str]:
