@@ -17,7 +17,7 @@ from chassis.tokens import TokenVerifier, VerificationKeyCache
 from cryptography.hazmat.primitives.asymmetric import ec
 from events.consumer import Handler
 from events.contracts import banking, identity
-from events.contracts.ledger import AccountOpened, Leg
+from events.contracts.ledger import AccountKind, AccountOpened, Leg, Platform
 from events.contracts.ledger_rules import RuleCreated, RuleFired, RuleTerms
 from events.contracts.registry import Event
 from events.envelope import Metadata, RecordedEvent, new_id, platform_stream
@@ -57,6 +57,10 @@ class Customer:
 
     def opened(self, savings: int, wallet: int) -> list[Event]:
         """Both accounts, as the ledger itself records them."""
+        accounts: list[tuple[UUID, Platform, str, AccountKind, int]] = [
+            (self.savings, "bfc", "SB1", "savings", savings),
+            (self.wallet, "vyomo", "W1", "trading_wallet", wallet),
+        ]
         return [
             AccountOpened(
                 account_id=account_id,
@@ -67,10 +71,7 @@ class Customer:
                 legs=balanced(_leg(account_id, balance), clearing(platform, -balance, "INR")),
                 occurred_at=AT,
             )
-            for account_id, platform, number, kind, balance in (
-                (self.savings, "bfc", "SB1", "savings", savings),
-                (self.wallet, "vyomo", "W1", "trading_wallet", wallet),
-            )
+            for account_id, platform, number, kind, balance in accounts
         ]
 
     def salary(self, amount_minor: int, item_id: str = "salary-1") -> Event:
@@ -240,7 +241,7 @@ class Client:
         } | changes
 
     def step_up(self, proven_minor: int, **changes: Any) -> str:
-        fields = {
+        fields: dict[str, Any] = {
             "sub": str(self.customer.user_id),
             "sid": str(self.session_id),
             "aud": "sangam",

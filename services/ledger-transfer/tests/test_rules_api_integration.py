@@ -233,10 +233,18 @@ async def test_schedules_and_percentages(client: Client) -> None:
     zone = {"type": "scheduled", "schedule": {"every": "day", "at": "09:00"}, "timezone": "../../etc/passwd"}
     answer = await client.call("POST", json=client.body(trigger=zone, amount={"type": "fixed", "amount": "1"}))
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "trigger.timezone")
-    for percent, shown in (("20", "20.00"), (20, "20.00"), (12.5, "12.50"), ("0.01", "0.01"), (100, "100.00")):
+    usable: tuple[tuple[Any, str], ...] = (
+        ("20", "20.00"),
+        (20, "20.00"),
+        (12.5, "12.50"),
+        ("0.01", "0.01"),
+        (100, "100.00"),
+    )
+    for percent, shown in usable:
         body = client.body(trigger={"type": "percentage", "percent": percent}, amount={"type": "percent_of_trigger"})
         assert (await client.call("POST", json=body)).json()["trigger"]["percent"] == shown
-    for percent in (0, "0", "-5", 101, "100.01", "12.345", 12.345, "NaN", "1e1", 1e300, "", True, None):
+    unusable: tuple[Any, ...] = (0, "0", "-5", 101, "100.01", "12.345", 12.345, "NaN", "1e1", 1e300, "", True, None)
+    for percent in unusable:
         body = client.body(trigger={"type": "percentage", "percent": percent}, amount={"type": "percent_of_trigger"})
         assert (await client.call("POST", json=body)).status_code == 400, percent
 

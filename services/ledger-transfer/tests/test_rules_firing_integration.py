@@ -19,7 +19,7 @@ from events.contracts.ledger_rules import FixedAmount, RuleFired, RuleRefused, R
 from events.contracts.registry import contract_of
 from events.envelope import Metadata, RecordedEvent, derived_id
 from events.store import EventStore
-from ledger_transfer import deciding
+from ledger_transfer import replenish
 from ledger_transfer import timer as timer_module
 from ledger_transfer.ledger import Ledger
 
@@ -135,7 +135,7 @@ async def test_one_rule_at_fault_does_not_hold_up_the_others(world: RuleWorld, m
     world.now = india("2026-03-01T10:00")
     faulty, sound = [await scheduled(world, every("day", "09:00", 100_00)) for _ in range(2)]
     world.now = india("2026-03-02T09:00")
-    come_due = timer_module.come_due
+    come_due = replenish.come_due
 
     def poisoned(decision: Any, rule_id: UUID, *more: Any) -> None:
         if rule_id == faulty.rule_id:
@@ -187,7 +187,7 @@ async def test_a_run_of_the_calendar_survives_a_crash_after_each_step(
             case "the rule is seen to be due":
                 patched.setattr(timer_module.Timer, "_wake", crash)
             case "decided, not appended":
-                come_due = timer_module.come_due
+                come_due = replenish.come_due
                 patched.setattr(timer_module, "come_due", lambda *given: crash(come_due(*given)))
             case "appended, nobody told":
                 execute = world.ledger.execute
@@ -220,8 +220,8 @@ async def test_a_firing_on_a_salary_survives_a_crash_after_each_step(
     with monkeypatch.context() as patched:
         match step:
             case "decided, not appended":
-                consequences = deciding.replenish.consequences
-                patched.setattr(deciding.replenish, "consequences", lambda decision: crash(consequences(decision)))
+                consequences = replenish.consequences
+                patched.setattr(replenish, "consequences", lambda decision: crash(consequences(decision)))
             case "appended, nobody told":
                 execute = world.ledger.execute
                 patched.setattr(world.ledger, "execute", lambda *given, **more: after(execute, *given, **more))
