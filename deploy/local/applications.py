@@ -57,6 +57,7 @@ class Applications:
                 "events.relay",
                 EVENT_STORE_URL=self._cell.store_url(RELAY),
                 AMQP_URL=self._cell.amqp_url(RELAY),
+                ANCHOR_FILE=str(self._directory / f"{name}.anchors"),
             )
             for name in RELAYS
         ]

@@ -85,8 +85,7 @@ async def drill(directory: Path, say: Callable[[str], None], events: int = 2_000
         await connection.execute("UPDATE store.events SET data = '{}' WHERE id % 7 = 0")
         lost = (await _head(admin_url))[0] - at_the_point
         say("history was rewritten, and nobody can say how much of it: restore to the moment before")
-        await connection.execute("SELECT pg_switch_wal()")
-        await _archived(connection)
+        await _archived(connection, await connection.fetchval("SELECT pg_walfile_name(pg_switch_wal())"))
         await connection.close()
     shutil.rmtree(server.data)  # the disk is gone
 
@@ -188,9 +187,8 @@ async def _base_backup(server: _Server, target: Path) -> None:
         raise RuntimeError("pg_basebackup failed")
 
 
-async def _archived(connection: asyncpg.Connection) -> None:
-    """Waits until the write-ahead log up to now is in the archive."""
-    segment = await connection.fetchval("SELECT pg_walfile_name(pg_current_wal_lsn() - 1)")
+async def _archived(connection: asyncpg.Connection, segment: str) -> None:
+    """Waits until the write-ahead log up to that segment is in the archive."""
     await _until(
         lambda: connection.fetchval("SELECT last_archived_wal >= $1 FROM pg_stat_archiver", segment), "archiving"
     )

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID
 
 import asyncpg
@@ -20,6 +21,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from events import metrics, pg
+from events.anchors import anchor_forever
 from events.publisher import EventsPublisher, LogPublisher, LogTail
 from events.sequencer import LostLeadership, Sequencer
 
@@ -33,11 +35,16 @@ _LEADER_SETTINGS = {"tcp_keepalives_idle": "3", "tcp_keepalives_interval": "1", 
 
 
 class Relay:
-    """Leads when it can, stands by when it cannot, for ever."""
+    """Leads when it can, stands by when it cannot, for ever.
 
-    def __init__(self, store_url: str, amqp_url: str) -> None:
+    Args:
+        anchors: the file that chain heads are written to while leading (events.anchors); None: nowhere.
+    """
+
+    def __init__(self, store_url: str, amqp_url: str, anchors: Path | None = None) -> None:
         self._store_url = store_url
         self._amqp_url = amqp_url
+        self._anchors = anchors
         self.leads = False
         self.reachable = False
 
@@ -79,6 +86,8 @@ class Relay:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._sequence(sequencer, tail, wake), name="sequencer")
+                if self._anchors is not None:
+                    tasks.create_task(anchor_forever(reader, self._anchors), name="anchors")
                 for publisher in (LogPublisher, EventsPublisher):
                     tasks.create_task(publisher(tail, checkpoints, self._amqp_url, epoch).run(), name=publisher.name)
         finally:
@@ -131,7 +140,8 @@ async def _main() -> None:
         store_url, amqp_url = os.environ["EVENT_STORE_URL"], os.environ["AMQP_URL"]
     except KeyError as missing:
         raise SystemExit(f"relay: {missing.args[0]} is not set") from None
-    relay = Relay(store_url, amqp_url)
+    anchors = os.environ.get("ANCHOR_FILE")
+    relay = Relay(store_url, amqp_url, Path(anchors) if anchors else None)
     runner = await _serve_health(relay, os.environ.get("HTTP_HOST", "127.0.0.1"), int(os.environ.get("HTTP_PORT", "0")))
     running = asyncio.create_task(relay.run())
     loop = asyncio.get_running_loop()

@@ -27,6 +27,7 @@ _RELAY_FUNCTIONS = (
     "read_checkpoint",
     "read_log",
     "head",
+    "chain_head",
 )
 
 

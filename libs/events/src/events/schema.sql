@@ -463,3 +463,10 @@ CREATE OR REPLACE FUNCTION store.head(OUT epoch uuid, OUT "position" bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
     SELECT s.epoch, coalesce((SELECT max(log.position) FROM log), 0) FROM store s
 $$;
+
+-- The end of the chain, for anchors outside the database.
+CREATE OR REPLACE FUNCTION store.chain_head(OUT epoch uuid, OUT "position" bigint, OUT chain_hash bytea)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    SELECT s.epoch, coalesce(l.position, 0), coalesce(l.chain_hash, genesis())
+    FROM store s LEFT JOIN (SELECT log.position, log.chain_hash FROM log ORDER BY log.position DESC LIMIT 1) l ON true
+$$;

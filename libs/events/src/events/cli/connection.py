@@ -218,7 +218,9 @@ def why_unreachable(error: Exception) -> str | None:
 
 
 def _session(url: str) -> pg.Session:
-    return pg.Session(url, application_name="sangam", settings={"default_transaction_read_only": "on"})
+    # Planned for the range at hand: a plan for any range may well join the whole log.
+    settings = {"default_transaction_read_only": "on", "plan_cache_mode": "force_custom_plan"}
+    return pg.Session(url, application_name="sangam", settings=settings)
 
 
 def read_env(path: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import typer
 
 from events.cli import (
+    archive,
     audit,
     consumers,
     dead,
@@ -35,6 +36,8 @@ events.command()(tail.tail)
 events.command()(show.show)
 events.command()(stats.stats)
 events.command()(verify.verify)
+events.command()(archive.archive)
+events.command("check-archive")(archive.check_archive)
 app.add_typer(events, name="events")
 
 app.command()(lag.lag)

@@ -7,7 +7,7 @@ good as remembering all: a version cannot come twice, too early or too late.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -15,9 +15,11 @@ import asyncpg
 import msgspec
 
 from events import pg
+from events.anchors import Anchor
 from events.cli import chain
 
 _REMEMBERED_STREAMS = 100_000
+_ANCHORS_AT_ONCE = 10_000
 
 
 class Finding(NamedTuple):
@@ -210,6 +212,27 @@ async def check_resumable(store: pg.Session, proven: Proven, head: int) -> Findi
     if stored.hex() != proven.chain_hash:
         detail = f"an earlier run has proven another hash here: {proven.chain_hash}, and now it is {stored.hex()}"
         return Finding(proven.position, "history replaced", f"{detail}; run without --resume to find what was changed")
+    return None
+
+
+async def check_anchors(store: pg.Session, anchors: Sequence[Anchor], epoch: str, head: int) -> Finding | None:
+    """The first of the store's own anchors that the log no longer has. A log rewritten from end to end chains well."""
+    own = sorted((anchor.position, anchor.chain_hash) for anchor in anchors if anchor.epoch == epoch)
+    for first in range(0, len(own), _ANCHORS_AT_ONCE):
+        some = own[first : first + _ANCHORS_AT_ONCE]
+        rows = await store.fetch(
+            "SELECT position, chain_hash FROM store.log WHERE position = ANY ($1)", [position for position, _ in some]
+        )
+        stored = {0: chain.GENESIS.hex(), **{row["position"]: row["chain_hash"].hex() for row in rows}}
+        for position, anchored in some:
+            if position > head:
+                detail = f"the log ends at {head}, and an anchor was written at {position}: its end is gone"
+                return Finding(head + 1, "end missing", detail)
+            if stored.get(position) != anchored:
+                detail = (
+                    f"the anchor says {anchored}, the store {stored.get(position)}: it was rewritten here or before"
+                )
+                return Finding(position, "history replaced", detail)
     return None
 
 

@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from events import pg
+from events.anchors import Anchor, UnreadableAnchors, read
 from events.cli import output, verification
 from events.cli.connection import (
     FOUND,
@@ -46,12 +47,25 @@ def verify(
             "--state", metavar="PATH", help="Where to keep how far it got. Default: in .run/.", show_default=False
         ),
     ] = None,
+    anchors: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--anchors",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Chain heads that a relay has written outside the database (ANCHOR_FILE). May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     chunk: Annotated[int, typer.Option("--chunk", min=1, max=100_000, help="Events read at once.")] = 2_000,
     store: StoreOption = None,
     env: EnvOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify the log: hash chain over the exact bytes, dense positions, order within every stream, nothing left out.
+
+    Somebody who may write to the database can rewrite all of it so that it chains; --anchors finds that too.
 
     Ends with exit code 1 at the first bad position and says what is wrong there.
 
@@ -72,6 +86,7 @@ def verify(
                 raise typer.BadParameter(f"--to {last}: the log ends at {head}")
             if first is not None and first > head + 1:
                 raise typer.BadParameter(f"--from {first}: the log ends at {head}")
+            anchored = _read_anchors(anchors or [])
             path = state or _default_path(epoch)
             if resume:
                 start = _load(path, epoch)
@@ -80,6 +95,8 @@ def verify(
                 begun = await verification.start_of(helper, epoch, first or 1)
                 start, bad = (_nothing(epoch, first or 1), begun) if isinstance(begun, Finding) else (begun, None)
             result = await _prove(reader, helper, start, bad, last, head, chunk, path, quiet=as_json)
+            if not result.findings and (bad := await verification.check_anchors(helper, anchored, epoch, head)):
+                result = result._replace(findings=[bad])
         _report(result, servers, as_json)
         return FOUND if result.findings else 0
 
@@ -181,6 +198,13 @@ async def _head(store: pg.Session) -> tuple[str, int]:
 
 
 # --- the state file ---------------------------------------------------------------------------------
+
+
+def _read_anchors(paths: list[Path]) -> list[Anchor]:
+    try:
+        return [anchor for path in paths for anchor in read(path)]
+    except (OSError, UnreadableAnchors) as error:
+        raise typer.BadParameter(f"--anchors: {error}") from error
 
 
 def _default_path(epoch: str) -> Path | None:
