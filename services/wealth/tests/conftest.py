@@ -16,6 +16,7 @@ from wealth.noticed import WealthState, evolve
 from wealth.projections import PROJECTIONS
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from read_side import World, open_client, open_world
 

@@ -155,7 +155,7 @@ class Person:
             plan.append((at(chance.randint(2, days), 13), self._spend, (category, payee, "UPI payment", amount)))
         if number >= 4 and chance.random() < 0.07:
             category = chance.choice(("shopping", "utilities", "groceries", "other"))
-            amount = int(self._daily_spend * 30 * chance.uniform(0.8, 1.6))
+            amount = int(self._daily_spend * 30 * chance.uniform(0.35, 1.6))
             entry = (category, "Croma" if category == "shopping" else "One-off payment", "UPI one-off", amount)
             plan.append((at(chance.randint(10, days - 3), 16), self._one_off, (month, entry)))
         if first.month % 3 == 0:

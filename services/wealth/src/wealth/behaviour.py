@@ -14,6 +14,7 @@ from typing import NamedTuple
 from wealth.picture import MonthFlow
 
 MAD_TO_SIGMA = 1.4826
+SPREAD_MIN = 0.2
 INCOME = frozenset({"salary", "interest", "other"})
 """Categories whose credits are income. A credit of `other` may be a refund; it is small where it is."""
 NOT_EXPENSES = frozenset({"transfer", "investment"})
@@ -113,27 +114,31 @@ def spending_anomalies(
     *,
     z_min: float = 3.5,
     months_min: int = 3,
-    excess_share_min: float = 0.4,
+    material_share: float = 0.15,
     excess_minor_min: int = 2_000_00,
     window: int = 12,
 ) -> list[Anomaly]:
     """The categories whose spending in `month` is anomalous against the months before it.
 
-    Besides the z-score, the excess must be a share of the usual and a sum worth a customer's attention.
+    Besides being an outlier, the excess must be material: a share of the customer's usual expenses in all, and a sum
+    worth their attention. A MAD of a few months is itself uncertain, so the spread is never taken below
+    `SPREAD_MIN` of the centre.
     """
     by_category: dict[str, dict[date, int]] = defaultdict(dict)
     for flow in flows:
         if flow.category not in NOT_EXPENSES:
             by_category[flow.category][flow.month] = flow.out_minor
     known = sorted({flow.month for flow in flows if flow.month < month})[-window:]
+    total = median(sum(spent.get(m, 0) for spent in by_category.values()) for m in known) if known else 0
     found = []
     for category, spent in by_category.items():
         now = spent.get(month, 0)
         if not now or len(known) < months_min:
             continue
-        usual = robust([spent.get(m, 0) for m in known], spread_min=0.1 * median(spent.get(m, 0) for m in known) + 1)
+        before = [spent.get(m, 0) for m in known]
+        usual = robust(before, spread_min=SPREAD_MIN * median(before) + 1)
         excess = now - usual.centre
-        if usual.z(now) >= z_min and excess >= excess_share_min * usual.centre and excess >= excess_minor_min:
+        if usual.z(now) >= z_min and excess >= material_share * total and excess >= excess_minor_min:
             found.append(Anomaly(month, category, now, int(usual.centre), usual.z(now)))
     return sorted(found, key=lambda anomaly: -anomaly.z)
 

@@ -108,7 +108,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     as_of: datetime | None = None
     period_days: int | None = None
     formula: str
-    parts: list[Part] = []
+    parts: list[Part]
     days: list[DayAmount] = []
     """Of a return: the days or flows that it is computed from."""
     reason: str | None = None

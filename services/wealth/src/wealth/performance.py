@@ -162,15 +162,17 @@ def performance(whole: History, period_days: int) -> Performance:
     dated = [(first_day, -int(values[0]))]
     dated += [(first_day + timedelta(days=int(index) + 1), -int(flows[index])) for index in np.nonzero(flows)[0]]
     dated.append((last_day, int(values[-1])))
+    gain_rate = modified_dietz(int(values[0]), int(values[-1]), weighted)
     twr = time_weighted(values, flows)
     return Performance(
         days=period_days,
         first_day=first_day,
         last_day=last_day,
         categories=categories,
-        gain_rate=modified_dietz(int(values[0]), int(values[-1]), weighted),
+        gain_rate=gain_rate,
         twr=twr,
-        xirr=xirr(dated),
+        # Of a debt a rate can be computed, but it is the lender's.
+        xirr=xirr(dated) if gain_rate.value is not None else InternalRates((), gain_rate.reason),
         drawdown_max=_drawdown(values, flows) if twr.value is not None else None,
         series=tuple(int(value) for value in values),
     )

@@ -378,6 +378,7 @@ async def _write(db: asyncpg.Connection, batch: _Batch, states: dict[Key, _State
             *_columns([(*k, row.value_minor, row.flow_minor, row.emi_minor) for k, row in sorted(
                 batch.days.items(), key=lambda entry: entry[0])]),
         )  # fmt: skip
+    await _write_trades_and_deposits(db, batch)  # before what is restated: it asks for trades
     for change in batch.late:
         await _write_late(db, *change)
     for (user_id, name), since in batch.late_statements.items():
@@ -390,7 +391,6 @@ async def _write(db: asyncpg.Connection, batch: _Batch, states: dict[Key, _State
             "in_minor = cashflow.in_minor + excluded.in_minor, out_minor = cashflow.out_minor + excluded.out_minor",
             *_columns([(*key, *sums) for key, sums in batch.cashflow.items()]),
         )
-    await _write_trades_and_deposits(db, batch)
     if batch.changed:
         await db.execute(
             "INSERT INTO changed (user_id, position) SELECT * FROM unnest($1::uuid[], $2::bigint[]) "
