@@ -1,4 +1,4 @@
-"""`make bench [only=append|pipeline|latency]`: figures beside raw ceilings, on private servers with fsync on."""
+"""`make bench [only=append|pipeline|latency|wealth]`: figures beside raw ceilings, on private servers with fsync on."""
 
 import os
 import sys
@@ -12,11 +12,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "deploy" / "local"))
 import append
 import latency
 import pipeline
+import wealth_figures
 from report import Line, print_report
 from rich.console import Console
 from stack import Stack
 
-BENCHES = ("append", "pipeline", "latency")
+BENCHES = ("append", "pipeline", "latency", "wealth")
 
 
 async def _infrastructure_lines(stack: Stack, only: set[str]) -> list[Line]:
@@ -25,6 +26,8 @@ async def _infrastructure_lines(stack: Stack, only: set[str]) -> list[Line]:
         lines += await append.measure(stack.fresh_cell(), stack.data)
     if "pipeline" in only:
         lines += await pipeline.measure(stack.fresh_cell())
+    if "wealth" in only:
+        lines += await wealth_figures.measure(stack.fresh_cell())
     return lines
 
 
@@ -36,8 +39,8 @@ def main() -> None:
     console = Console()
     lines: list[Line] = []
     with tempfile.TemporaryDirectory(prefix="sangam-bench-") as directory:
-        if only & {"append", "pipeline"}:
-            console.print("PostgreSQL and RabbitMQ alone: append, relay, consume …")
+        if only & {"append", "pipeline", "wealth"}:
+            console.print("PostgreSQL and RabbitMQ alone: append, relay, consume, figures …")
             with Stack(Path(directory, "servers"), applications=False, disposable=True) as stack:
                 lines += uvloop.run(_infrastructure_lines(stack, only))
         if "latency" in only:
