@@ -18,7 +18,7 @@ import asyncpg
 import msgspec
 from report import ROUNDS, Figure, Line, quantile
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "services" / "wealth" / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))
 
 from events.contracts import banking, ledger, trading
 from events.envelope import RecordedEvent, platform_stream

@@ -17,7 +17,13 @@ def item(asset_class: str, value: int, label: str = "X", **more: Any) -> ItemNow
     prefix = {"loan": "loan", "fund": "fund"}.get(asset_class, "account")
     if asset_class in ("equity", "option", "future"):
         prefix = "position"
-    fields = {"underlying": "", "quantity": Decimal(0), "price": Decimal(0), "cost": Decimal(0), "currency": "INR"}
+    fields: dict[str, Any] = {
+        "underlying": "",
+        "quantity": Decimal(0),
+        "price": Decimal(0),
+        "cost": Decimal(0),
+        "currency": "INR",
+    }
     return ItemNow(
         item=f"{prefix}:{label}",
         asset_class=asset_class,

@@ -107,7 +107,10 @@ def irr(dated: list[tuple[date, int]]) -> float | None:
     first = dated[0][0]
 
     def worth(rate: float) -> float:
-        return sum(amount * (1 + rate) ** (-(day - first).days / 365) for day, amount in dated)
+        total = 0.0
+        for day, amount in dated:
+            total += amount * float((1 + rate) ** (-(day - first).days / 365))
+        return total
 
     low, high = -0.99, 100.0
     if (worth(low) > 0) == (worth(high) > 0):

@@ -81,7 +81,7 @@ async def test_a_year_of_everybody_agrees_with_the_log(world: Any, seed: int) ->
     assert len(customers) == CUSTOMERS
     chance = random.Random(1)
     rates = sum([await judge(world.db, user, events, chance) for user, events in customers.items()])
-    assert rates > CUSTOMERS * 0.9, "nearly everybody has one rate of return"
+    assert rates > CUSTOMERS * 0.6, "who owes less than they own mostly has one rate of return"
     for truth in life.truth():
         _, picture = await queries.picture(world.db, life_user(truth.bfc_customer_id), NOW)
         worth = compute(picture, Thresholds()).worth

@@ -229,4 +229,4 @@ def test_first_in_first_out() -> None:
     trades = [buy("A", LONG_AGO, 10, 100), buy("A", RECENT, 10, 200), buy("A", RECENT, -15, 300)]
     gains, held = year_gains(trades, date(2026, 10, 1))
     assert (gains.long_term_minor, gains.short_term_minor) == (10 * 200, 5 * 100)
-    assert [(lot.quantity, lot.cost) for lot in held["A"]] == [(5, 200)]
+    assert [(lot.quantity, lot.cost) for lot in held["A"]] == [(5, Decimal(200))]
