@@ -1,5 +1,6 @@
 """The product's own processes: services, relay, simulators, and the environment each of them gets."""
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -73,6 +74,7 @@ class Applications:
         if service == "identity":
             specific = {
                 "IDENTITY_KEY": self._credentials.identity_key,
+                "APPS": json.dumps([self._app(platform) for platform in PLATFORMS]),
                 "OPS_CLIENT_ID": self._credentials.ops_client_id,
                 "OPS_CLIENT_SECRET": self._credentials.ops_client_secret,
                 **{
@@ -99,6 +101,17 @@ class Applications:
             CURSOR_SECRET=self._credentials.cursor_secrets[service],
             **specific,
         )
+
+    def _app(self, platform: str) -> dict[str, object]:
+        """The platform's own app, as identity knows it (OpenID Connect)."""
+        home = self.url(SIMULATORS[platform])
+        return {
+            "client_id": f"{platform}-app",
+            "name": {"bfc": "BFC", "vyomo": "Vyomo"}[platform],
+            "platform": platform,
+            "redirect_uris": [f"{home}/callback"],
+            "post_logout_redirect_uris": [f"{home}/"],
+        }
 
     def _simulator(self, platform: str) -> Program:
         name = SIMULATORS[platform]

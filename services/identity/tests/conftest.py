@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 
 ISSUER = "https://sangam.test"
 IDENTITY_KEY = base64.b64encode(bytes(range(32))).decode()
+APPS = [
+    {
+        "client_id": f"{platform}-app",
+        "name": platform,
+        "platform": platform,
+        "redirect_uris": [f"https://{platform}.test/callback"],
+        "post_logout_redirect_uris": [f"https://{platform}.test/"],
+    }
+    for platform in ("bfc", "vyomo")
+]
 OPS = ("ops-test", "a secret of the operators")
 PASSWORD = "correct horse battery staple"
 
@@ -63,6 +74,7 @@ async def start_replica(cell: "Cell", bfc: Platform, vyomo: Platform) -> AsyncIt
         identity_key=Secret(IDENTITY_KEY),
         bfc_jwks_url=bfc.jwks_url,
         vyomo_jwks_url=vyomo.jwks_url,
+        apps=json.dumps(APPS),
         ops_client_id=OPS[0],
         ops_client_secret=Secret(OPS[1]),
         subject_keys_url=Secret(cell.keys_url("identity")),
@@ -84,7 +96,7 @@ async def start_replica(cell: "Cell", bfc: Platform, vyomo: Platform) -> AsyncIt
                 stack.push_async_callback(close)  # type: ignore[arg-type]
             # In this event loop, where the store's connections live; unlike Litestar's test client.
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
-            return await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
+            return await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url=ISSUER))
 
         yield start
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurvePrivateKey,
     generate_private_key,
 )
+from events.consumer import Handler
 from events.contracts.identity import SigningKeyPublished
 from events.sealing import SubjectKeys
 from events.store import EventStore
@@ -98,6 +99,7 @@ class Replica:
         self.verifier = TokenVerifier(
             settings.token_issuer, VerificationKeyCache(self._published), revocations=self.revocations
         )
+        self.handlers: dict[str, Handler] = {}
         self.tasks: list[asyncio.Task[None]] = []
 
     async def _published(self) -> dict[str, dict[str, str]]:
@@ -115,6 +117,10 @@ class Replica:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def consume(self, name: str, handler: Handler) -> None:
+        """Not consumed: a test that needs it applies the log itself."""
+        self.handlers[name] = handler
 
     def consumer(self, name: str) -> ReadModel:
         raise KeyError(name)

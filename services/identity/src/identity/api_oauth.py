@@ -10,7 +10,9 @@ from litestar.handlers import HTTPRouteHandler
 
 from identity.clients import InvalidClient, OpsClients
 from identity.forms import basic_credentials, form_of, oauth_error
+from identity.grants import InvalidGrant
 from identity.keyring import KeyRing
+from identity.openid import OpenId
 from identity.tokens import OPS_LIFETIME, AccessTokens
 
 log = structlog.get_logger(__name__)
@@ -30,7 +32,9 @@ class OAuthTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 JWKS_MAX_AGE_S = 60
 
 
-def routes(ops_clients: OpsClients, access_tokens: AccessTokens, ring: KeyRing) -> list[HTTPRouteHandler]:
+def routes(
+    ops_clients: OpsClients, access_tokens: AccessTokens, ring: KeyRing, openid: OpenId
+) -> list[HTTPRouteHandler]:
     """The routes of `/oauth`, and the public keys."""
 
     @get("/.well-known/jwks.json", summary="Public keys", tags=["discovery"])
@@ -40,16 +44,43 @@ def routes(ops_clients: OpsClients, access_tokens: AccessTokens, ring: KeyRing) 
 
     @post("/oauth/token", status_code=200, summary="Token endpoint", tags=["oauth"])
     async def token(request: AnyRequest) -> OAuthTokens:
-        """OAuth 2 token endpoint, form-encoded. `grant_type=client_credentials` with HTTP Basic gives an operator's
-        token. Refusals have `error` as in RFC 6749."""
+        """OAuth 2 token endpoint, form-encoded: `authorization_code` (with `code_verifier`) and `refresh_token` for the
+        platforms' apps, `client_credentials` with HTTP Basic for operators. Refusals have `error` as in RFC 6749."""
         form = await form_of(request)
         match form.get("grant_type"):
             case "client_credentials":
                 return _client_credentials(request, form)
+            case "authorization_code":
+                return await _app_tokens(form, "code", "redirect_uri", "code_verifier")
+            case "refresh_token":
+                return await _app_tokens(form, "refresh_token")
             case None:
                 raise oauth_error(400, "invalid_request", "grant_type is required")
             case _:
                 raise oauth_error(400, "unsupported_grant_type", "This grant type is not supported")
+
+    async def _app_tokens(form: dict[str, str], *needed: str) -> OAuthTokens:
+        for name in ("client_id", *needed):
+            if name not in form:
+                raise oauth_error(400, "invalid_request", f"{name} is required")
+        client_id = form["client_id"]
+        try:
+            if client_id not in openid.apps:
+                raise oauth_error(401, "invalid_client", "There is no such client")
+            if "code" in needed:
+                tokens = await openid.redeem(client_id, form["code"], form["redirect_uri"], form["code_verifier"])
+            else:
+                tokens = await openid.refresh(client_id, form["refresh_token"], form.get("scope"))
+        except InvalidGrant:
+            raise oauth_error(400, "invalid_grant", "The grant is not valid for this client") from None
+        return OAuthTokens(
+            access_token=tokens.access_token,
+            token_type="Bearer",  # noqa: S106 - a type, not a secret
+            expires_in=int(access_tokens.lifetime.total_seconds()),
+            scope=tokens.scope,
+            refresh_token=tokens.refresh_token,
+            id_token=tokens.id_token,
+        )
 
     def _client_credentials(request: AnyRequest, form: dict[str, Any]) -> OAuthTokens:
         credentials = basic_credentials(request)

@@ -9,12 +9,14 @@ from chassis.settings import SealingSettings, Secret
 from events.decisions import Streams
 from litestar import Litestar
 
-from identity import api, api_account, api_oauth, api_sessions, users
+from identity import api, api_account, api_oauth, api_openid, api_sessions, users
 from identity.accounts import Accounts
 from identity.assertions import AssertionVerifier, PlatformKeys
-from identity.clients import OpsClient, OpsClients, hash_of
+from identity.backchannel import LogoutNotes, LogoutSender
+from identity.clients import OpsClient, OpsClients, apps_of, hash_of
 from identity.keyring import KeyRing
 from identity.linking import Linking
+from identity.openid import OpenId
 from identity.passwords import PasswordHashing
 from identity.people import People
 from identity.revocation_board import RevocationBoard
@@ -36,6 +38,8 @@ class IdentitySettings(SealingSettings, frozen=True, kw_only=True):
     vyomo_jwks_url: str
     ops_client_id: str
     ops_client_secret: Secret
+    apps: str = "[]"
+    """The platforms' own apps, as a JSON list of `identity.clients.App`."""
     trusted_proxies: str = "127.0.0.1,::1"
     """The addresses that our own proxy connects from: only it may say, in `X-Real-IP`, where a client is."""
 
@@ -73,6 +77,12 @@ async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
     ops_clients = OpsClients(
         [OpsClient(client_id=settings.ops_client_id, secret_hash=hash_of(settings.ops_client_secret))]
     )
+    apps = apps_of(settings.apps)
+    openid = OpenId(apps, roots, user_streams, people, access_tokens, ring, identity_key)
+    notes = LogoutNotes()
+    runtime.consume("backchannel", notes)
+    sender = LogoutSender(runtime.database, http, apps, access_tokens, notes.noted)
+    runtime.spawn(sender.run(), "back-channel logout")
     runtime.spawn(ring.tend_forever(), "tend signing keys")
     app = create_app(
         runtime,
@@ -80,7 +90,8 @@ async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
             *api.routes(sign_in, linking, accounts, runtime.verifier, trusted),
             *api_sessions.routes(roots),
             *api_account.routes(accounts, sign_in, second_factor),
-            *api_oauth.routes(ops_clients, access_tokens, ring),
+            *api_oauth.routes(ops_clients, access_tokens, ring, openid),
+            *api_openid.routes(openid, sign_in, identity_key, trusted),
         ],
         title="Sangam identity",
     )

@@ -170,3 +170,33 @@ class RefreshTokens:
         if not hmac.compare_digest(self.issue(session_id, generation).encode(), token.encode()):
             raise InvalidRefreshToken
         return RefreshToken(session_id, generation)
+
+
+class SignedIds:
+    """Ids and a number as a text that only we can make, for one purpose. Nothing of it is stored."""
+
+    def __init__(self, identity_key: IdentityKey, purpose: str) -> None:
+        self._key = identity_key.mac_key(purpose)
+
+    def issue(self, ids: tuple[UUID, ...], number: int = 0) -> str:
+        """Always the same text for the same ids and number."""
+        place = b"".join(each.bytes for each in ids) + number.to_bytes(_GENERATION_BYTES, "big")
+        mac = hmac.new(self._key, place, hashlib.sha256).digest()
+        return urlsafe_b64encode(place + mac).rstrip(b"=").decode()
+
+    def read(self, text: str, count: int) -> tuple[tuple[UUID, ...], int]:
+        """The `count` ids and the number.
+
+        Raises:
+            InvalidRefreshToken: malformed or forged.
+        """
+        length = _ID_BYTES * count
+        try:
+            raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            ids = tuple(UUID(bytes=raw[at : at + _ID_BYTES]) for at in range(0, length, _ID_BYTES))
+        except ValueError:
+            raise InvalidRefreshToken from None
+        number = int.from_bytes(raw[length : length + _GENERATION_BYTES], "big")
+        if not hmac.compare_digest(self.issue(ids, number).encode(), text.encode()):
+            raise InvalidRefreshToken
+        return ids, number
