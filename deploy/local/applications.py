@@ -84,8 +84,14 @@ class Applications:
             }
         elif service == "sync_gateway":
             specific = {
-                f"FEED_SECRET_{platform.upper()}": self._credentials.feed_secrets[platform] for platform in PLATFORMS
+                "GATEWAY_KEY": self._credentials.gateway_key,
+                # The platforms run on this machine: their receivers are what webhooks may be tried with here.
+                "WEBHOOK_ALLOWED_TARGETS": ",".join(f"127.0.0.1:{self._ports[name]}" for name in SIMULATORS.values()),
             }
+            for platform in PLATFORMS:
+                specific[f"FEED_SECRET_{platform.upper()}"] = self._credentials.feed_secrets[platform]
+                specific[f"ANNOUNCE_SECRET_{platform.upper()}"] = self._credentials.announce_secrets[platform]
+                specific[f"{platform.upper()}_URL"] = self.url(SIMULATORS[platform])
         elif service == "search":
             specific = {"INDEX_DIRECTORY": str(self._directory / "search-index")}
         if service in KEY_RIGHTS:
@@ -125,6 +131,7 @@ class Applications:
             PLATFORM_HTTP_PORT=str(self._ports[name]),
             FEED_URL=f"{self._origin}/api/sync/feeds/{platform}",
             FEED_SECRET=self._credentials.feed_secrets[platform],
+            ANNOUNCE_SECRET=self._credentials.announce_secrets[platform],
             PLATFORM_KEY_FILE=str(state / "key.pem"),
             PLATFORM_STATE_DIR=str(state),
         )

@@ -25,6 +25,11 @@ class Credentials(NamedTuple):
     """Base64 of 32 bytes: wraps the keys of the data subjects."""
     feed_secrets: dict[str, str]
     """By platform, `whsec_…`."""
+    announce_secrets: dict[str, str]
+    """By platform, `whsec_…`: what Sangam tells the platform. Never that of its feed: a message of one must not pass
+    for one of the other."""
+    gateway_key: str
+    """Base64 of 32 bytes."""
     ops_client_id: str
     ops_client_secret: str
     demo_email: str
@@ -63,6 +68,10 @@ def _generate() -> Credentials:
         feed_secrets={
             platform: "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() for platform in PLATFORMS
         },
+        announce_secrets={
+            platform: "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() for platform in PLATFORMS
+        },
+        gateway_key=base64.b64encode(secrets.token_bytes(32)).decode(),
         ops_client_id=f"ops-{secrets.token_hex(4)}",
         ops_client_secret=secrets.token_urlsafe(32),
         demo_email="asha.demo@sangam.example",

@@ -11,16 +11,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import aiohttp
+import asyncpg
 import jwt
 import msgspec
 import websockets.asyncio.client as ws
+from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 from events.contracts import identity, ledger
 from events.envelope import new_id
@@ -91,10 +93,13 @@ class Gateway:
     def __init__(self, cell: Cell, port: int) -> None:
         self.cell = cell
         self.at(port)
-        self.secrets = {
-            platform: "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() for platform in ("bfc", "vyomo")
-        }
+        self.secrets, self.announce_secrets = (
+            {platform: "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() for platform in ("bfc", "vyomo")}
+            for _ in range(2)
+        )
+        self.receiver_port = free_port()
         self.cursor_secret = secrets.token_hex(32)
+        self.master_key, self.gateway_key = (base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(2))
         self.kid = "key-" + secrets.token_hex(4)
         self.key = ec.generate_private_key(ec.SECP256R1())
 
@@ -118,9 +123,19 @@ class Gateway:
             "HTTP_PORT": self.http.rsplit(":", 1)[1],
             "TOKEN_ISSUER": ISSUER,
             "CURSOR_SECRET": self.cursor_secret,
+            "SUBJECT_KEYS_URL": self.cell.keys_url(service),
+            "SUBJECT_MASTER_KEY": self.master_key,
+            "GATEWAY_KEY": self.gateway_key,
             "FEED_SECRET_BFC": self.secrets["bfc"],
             "FEED_SECRET_VYOMO": self.secrets["vyomo"],
             "WEBSOCKET_FRAMES_MAX": str(FRAMES_MAX),
+            "WEBHOOK_ALLOWED_TARGETS": f"127.0.0.1:{self.receiver_port}",
+            "WEBHOOK_TIMEOUT_S": "3",
+            "WEBHOOK_PROBE_S": "0.3",
+            "BFC_URL": f"http://127.0.0.1:{self.receiver_port}/bfc",
+            "VYOMO_URL": f"http://127.0.0.1:{self.receiver_port}/vyomo",
+            "ANNOUNCE_SECRET_BFC": self.announce_secrets["bfc"],
+            "ANNOUNCE_SECRET_VYOMO": self.announce_secrets["vyomo"],
             **changed,
         }
 
@@ -163,9 +178,48 @@ class Gateway:
     # HTTP.
 
     async def get(self, path: str, token: str | None = None) -> Answer:
+        return await self.call("GET", path, token)
+
+    async def call(self, method: str, path: str, token: str | None = None, body: Any = None) -> Answer:
+        """A request with a JSON body, if any."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        async with aiohttp.ClientSession() as session, session.get(self.http + path, headers=headers) as response:
-            return Answer(response.status, response.headers, await response.json(content_type=None))
+        data = None if body is None else msgspec.json.encode(body)
+        if data is not None:
+            headers["Content-Type"] = "application/json"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, self.http + path, headers=headers, data=data) as response,
+        ):
+            text = await response.read()
+            return Answer(response.status, response.headers, msgspec.json.decode(text) if text else None)
+
+    def ops_token(self, scope: str = "sync:admin") -> str:
+        return self.token(uuid4(), aud="sangam-ops", scope=scope, client_id="ops-test")
+
+    async def webhook(self, token: str, *events: str, path: str = "/hook", **settings: Any) -> dict[str, Any]:
+        """Registers a webhook at the receiver's path."""
+        body = {"url": f"http://127.0.0.1:{self.receiver_port}{path}", "events": list(events), **settings}
+        answer = await self.call("POST", "/api/sync/webhooks", token, body)
+        assert answer.status == 201, answer
+        # Events count from when the delivery ledger knows the webhook.
+        await self.settled()
+        assert isinstance(answer.body, dict)
+        return answer.body
+
+    async def settled(self) -> None:
+        """Waits until every consumer of the gateway has applied what was appended up to now."""
+        gateway = await asyncpg.connect(self.cell.admin_url("sync_gateway"))
+        store = await asyncpg.connect(self.cell.admin_url())
+        try:
+            async with asyncio.timeout(20):
+                while await store.fetchval("SELECT count(*) FROM store.pending"):
+                    await asyncio.sleep(0.01)
+                head = await store.fetchval("SELECT position FROM store.head()")
+                while await gateway.fetchval("SELECT min(position) FROM consumed") < head:
+                    await asyncio.sleep(0.02)
+        finally:
+            await gateway.close()
+            await store.close()
 
     async def push(
         self, platform: str, items: list[Any], *, key: str | None = None, headers: dict[str, str] | None = None
@@ -230,6 +284,84 @@ class Listener:
         return self.socket.close_code, received
 
 
+class Received(NamedTuple):
+    path: str
+    headers: Mapping[str, str]
+    raw: bytes
+    body: Any
+    at_s: float
+
+    @property
+    def amount(self) -> int:
+        number = self.body["data"]["amount_minor"]
+        assert isinstance(number, int)
+        return number
+
+    def verify(self, secret: str) -> None:
+        """Raises unless `secret` signed it."""
+        Webhook(secret).verify(
+            self.raw, {name.lower(): value for name, value in self.headers.items()}, json_parse=False
+        )
+
+
+Reply = Callable[[Received], Awaitable[web.StreamResponse]]
+
+
+class Receiver:
+    """An HTTP server that webhooks are sent to. `reply` by path answers instead of 200."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.received: list[Received] = []
+        self.replies: dict[str, Reply] = {}
+        self.pulls: dict[str, Any] = {}
+        """Answers of GET by path."""
+
+    async def __aenter__(self) -> "Receiver":
+        application = web.Application()
+        application.router.add_route("POST", "/{tail:.*}", self._take)
+        application.router.add_route("GET", "/{tail:.*}", self._give)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._runner.cleanup()
+
+    async def _take(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        received = Received(request.path, request.headers.copy(), raw, msgspec.json.decode(raw), time.monotonic())
+        self.received.append(received)
+        reply = self.replies.get(request.path)
+        return web.Response() if reply is None else await reply(received)
+
+    async def _give(self, request: web.Request) -> web.StreamResponse:
+        answer = self.pulls.get(request.path)
+        if answer is None:
+            return web.Response(status=503)
+        return web.json_response(answer(request.query) if callable(answer) else answer)
+
+    def at(self, path: str) -> list[Received]:
+        return [received for received in self.received if received.path == path]
+
+    async def until(self, count: int, path: str = "/hook", timeout_s: float = 15.0) -> list[Received]:
+        """Waits for so many messages at the path."""
+        async with asyncio.timeout(timeout_s):
+            while len(self.at(path)) < count:
+                await asyncio.sleep(0.02)
+        return self.at(path)
+
+
+def status(code: int, **headers: str) -> Reply:
+    """A reply with that status."""
+
+    async def reply(_: Received) -> web.StreamResponse:
+        return web.Response(status=code, headers=headers)
+
+    return reply
+
+
 def transfer(number: int, memo: str | None = None) -> ledger.TransferCompleted:
     """A public event of a customer's, told from others by its amount."""
     return ledger.TransferCompleted(
@@ -283,6 +415,17 @@ def process(module: str, environment: Mapping[str, str], ready: str, output: Pat
         yield child
     finally:
         stop(child)
+
+
+@contextlib.asynccontextmanager
+async def running(gateway: Gateway, output: Path, **changed: str) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """A gateway process, started and stopped without holding up this loop."""
+    manager = process("sync_gateway", gateway.environment(**changed), f"{gateway.http}/health/ready", output)
+    child = await asyncio.to_thread(manager.__enter__)
+    try:
+        yield child
+    finally:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
 
 
 def stop(child: subprocess.Popen[bytes]) -> int:

@@ -3,6 +3,7 @@
 import base64
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 from events.contracts import banking
 from events.envelope import platform_stream
-from gateway_harness import Gateway
+from gateway_harness import Gateway, running
 from standardwebhooks import Webhook
 from sync_gateway.feeds import event_id_of
 
@@ -197,4 +198,30 @@ async def test_health_counts_what_came(gateway: Gateway, customer_id: str) -> No
     assert status["items"] == before + 5
     assert status["state"] == "heard"
     assert status["last_event_at"].endswith("Z")
-    assert await items_of("vyomo") == {"platform": "vyomo", "state": "never_heard", "items": 0, "last_event_at": None}
+    assert status["success_rate"] is not None
+    assert (status["lag_s"], status["open_conflicts"]) == (0.0, 0)
+    vyomo = await items_of("vyomo")
+    assert (vyomo["state"], vyomo["items"], vyomo["last_event_at"]) == ("never_heard", 0, None)
+
+
+async def test_a_deeply_nested_item_costs_its_neighbours_nothing(gateway: Gateway, customer_id: str) -> None:
+    good = [msgspec.json.encode(posting(n, customer_id)) for n in (1, 2)]
+    deep = b'{"id": "deep", "data": ' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+    text = b'{"id": "quoted \\" ]}", "type": "x"}'
+    answer = await gateway.push_bytes("bfc", b'{"items": [' + b",".join([good[0], deep, text, good[1]]) + b"]}")
+    assert answer.status == 200
+    assert [item["status"] for item in answer.body["items"]] == ["accepted", "rejected", "rejected", "accepted"]
+    unended = await gateway.push_bytes("bfc", b'{"items": [' + b"[" * 50_000)
+    assert (unended.status, unended.body["code"]) == (400, "malformed_json")
+
+
+async def test_while_a_secret_is_rotated_both_are_valid(gateway: Gateway, customer_id: str, tmp_path: Path) -> None:
+    replica = gateway.replica()
+    following = "whsec_" + base64.b64encode(b"n" * 16 + customer_id.encode()[:16].ljust(16)).decode()
+    async with running(replica, tmp_path / "rotating", FEED_SECRET_BFC_NEXT=following):
+        for number, key in enumerate((None, following), 1):
+            answer = await replica.push("bfc", [posting(number, customer_id)], key=key)
+            assert [item["status"] for item in answer.body["items"]] == ["accepted"]
+        other = await replica.push("vyomo", [], key=following)
+        assert other.status == 401, "another platform's key"
+    assert (await gateway.push("bfc", [posting(3, customer_id)], key=following)).status == 401

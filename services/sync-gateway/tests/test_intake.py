@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 from events.envelope import Metadata
 from events.store import EventStore
+from sync_gateway.feeds import Platform, Translated
 from sync_gateway.intake import Busy, FeedIntake, Unavailable
 
 ITEM = {
@@ -16,6 +17,16 @@ ITEM = {
     "customer_id": "BFC-1",
     "data": {"level": "full"},
 }
+
+
+class NoProfiles:
+    """For batches without profile items."""
+
+    async def seal(self, platform: Platform, item: Translated) -> Translated:
+        raise NotImplementedError
+
+    async def conflicts(self, platform: Platform, item: Translated) -> bool:
+        raise NotImplementedError
 
 
 @pytest_asyncio.fixture
@@ -37,7 +48,7 @@ async def test_a_store_that_is_away_is_unavailable_even_for_good_items() -> None
     listener.close()
     await listener.wait_closed()
     store = await EventStore.connect(f"postgresql://nobody:unused@127.0.0.1:{port}/event_store")
-    intake = FeedIntake(store)
+    intake = FeedIntake(store, NoProfiles())
     with pytest.raises(Unavailable):
         await intake.take("bfc", [ITEM, "no item"], Metadata())
     assert [result.status for result in await intake.take("bfc", ["no item"], Metadata())] == ["rejected"]
@@ -46,7 +57,7 @@ async def test_a_store_that_is_away_is_unavailable_even_for_good_items() -> None
 
 async def test_one_platform_s_batches_are_bounded_and_do_not_block_the_other(silent_store: str) -> None:
     store = await EventStore.connect(silent_store)
-    intake = FeedIntake(store, batches_max=1)
+    intake = FeedIntake(store, NoProfiles(), batches_max=1)
     under_way = asyncio.create_task(intake.take("bfc", [ITEM], Metadata()))
     await asyncio.sleep(0)
     with pytest.raises(Busy):

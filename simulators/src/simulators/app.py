@@ -19,6 +19,7 @@ from litestar.types import LifespanHook
 from standardwebhooks import Webhook
 
 from simulators.assertions import AssertionSigner
+from simulators.books import Announced, Books, Profile
 from simulators.faults import Faults, FaultState
 from simulators.feed import Feed
 from simulators.journal import (
@@ -91,6 +92,10 @@ class NewEvent(Body, frozen=True, kw_only=True):
 
 class NewSecret(Body, frozen=True, kw_only=True):
     secret: str
+
+
+class ProfileEdit(Body, frozen=True, kw_only=True):
+    fields: Annotated[dict[str, Any], msgspec.Meta(min_length=1, max_length=64)]
 
 
 class FailRequest(Body, frozen=True, kw_only=True):
@@ -184,7 +189,11 @@ async def jwks(signer: AssertionSigner) -> dict[str, Any]:
 
 @post("/webhooks", status_code=200, guards=[platform_is_up])
 async def receive_webhook(
-    request: Request[Any, Any, Any], journal: Journal, received: deque[ReceivedWebhook]
+    request: Request[Any, Any, Any],
+    journal: Journal,
+    books: Books,
+    announce_secrets: list[str],
+    received: deque[ReceivedWebhook],
 ) -> dict[str, bool]:
     raw = await request.body()
     headers = {name.lower(): value for name, value in request.headers.items()}
@@ -193,13 +202,19 @@ async def receive_webhook(
     except (msgspec.DecodeError, UnicodeDecodeError):
         # What came is listed as it came: it is the sender's test that must see it.
         body = raw.decode(errors="replace")
+    announced = verified(announce_secrets, raw, headers) is True
+    if announced:
+        try:
+            books.announced(msgspec.convert(body, Announced))
+        except (msgspec.ValidationError, KeyError) as error:
+            raise Problem(400, "invalid_announcement", "This is no announcement.") from error
     received.append(
         ReceivedWebhook(
             received_at=datetime.now(UTC),
             webhook_id=headers.get("webhook-id"),
             webhook_timestamp=headers.get("webhook-timestamp"),
             webhook_signature=headers.get("webhook-signature"),
-            verified=verified(journal.secrets(), raw, headers),
+            verified=announced or verified(journal.secrets(), raw, headers),
             body=body,
         )
     )
@@ -251,6 +266,41 @@ async def pull(
         return {"items": journal.events(customer_id, after, limit)}
     except UnknownCustomer as error:
         raise Problem(404, "customer_not_found", "No such customer.") from error
+
+
+@get("/balances", guards=[platform_is_up])
+async def balances(books: Books, customer_id: str) -> dict[str, list[dict[str, Any]]]:
+    try:
+        return {"items": books.balances(customer_id, msgspec.to_builtins(datetime.now(UTC)))}
+    except UnknownCustomer as error:
+        raise Problem(404, "customer_not_found", "No such customer.") from error
+
+
+@get("/customers/{customer_id:str}/profile")
+async def get_profile(customer_id: str, journal: Journal, books: Books) -> Profile:
+    if journal.pin_of(customer_id) is None:
+        raise Problem(404, "customer_not_found", "No such customer.")
+    return books.profile(customer_id)
+
+
+@post("/customers/{customer_id:str}/profile", status_code=200)
+async def edit_profile(
+    customer_id: str, data: ProfileEdit, journal: Journal, books: Books, feed: Feed, platform: str
+) -> Profile:
+    """The customer changes their profile at this platform, which reports it by its feed."""
+    if journal.pin_of(customer_id) is None:
+        raise Problem(404, "customer_not_found", "No such customer.")
+    seen = books.edit(customer_id, data.fields)
+    now = msgspec.to_builtins(datetime.now(UTC))
+    journal.emit(
+        event_id=f"{platform}-{uuid.uuid4()}",
+        customer_id=customer_id,
+        type_="profile.changed",
+        occurred_at=now,
+        data=msgspec.json.encode({"base_version": seen.version, "changed_at": now, "fields": data.fields}),
+    )
+    feed.wake()
+    return books.profile(customer_id)
 
 
 @post("/control/pause", status_code=200)
@@ -341,6 +391,7 @@ def create_app(
     faults: Faults,
     feed: Feed,
     live: Live,
+    announce_secret: str | None = None,
     on_startup: list[LifespanHook],
     on_shutdown: list[LifespanHook],
 ) -> Litestar:
@@ -354,10 +405,12 @@ def create_app(
         "feed": feed,
         "live": live,
         "received": received,
+        "books": Books(journal, platform),
+        "announce_secrets": [announce_secret] if announce_secret else [],
     }
     handlers = [
         add_customer, list_customers, link_assertion, jwks, receive_webhook, list_webhooks, teach_secret,
-        emit, pull, pause, resume, fail, slow, duplicate, shuffle, set_live, ready,
+        emit, pull, balances, get_profile, edit_profile, pause, resume, fail, slow, duplicate, shuffle, set_live, ready,
     ]  # fmt: skip
     app = Litestar(
         route_handlers=handlers,

@@ -99,6 +99,11 @@ class Journal:
         self._db.execute("PRAGMA foreign_keys = ON")
         self._db.executescript(_DDL)
 
+    @property
+    def database(self) -> sqlite3.Connection:
+        """For what is kept beside the journal (`books.py`)."""
+        return self._db
+
     def close(self) -> None:
         self._db.close()
 

@@ -69,6 +69,7 @@ async def serve(settings: PlatformSettings, signer: AssertionSigner) -> None:
             faults=faults,
             feed=feed,
             live=live,
+            announce_secret=settings.announce_secret,
             on_startup=[start],
             on_shutdown=[stop],
         )

@@ -30,6 +30,8 @@ class PlatformSettings(NamedTuple):
     """ES256 private key in PEM form; created when missing."""
     state_dir: Path | None
     """Where customers and events survive a restart; None keeps them in memory."""
+    announce_secret: str | None = None
+    """`whsec_…`: Sangam signs with it what it announces. Without it, announcements are listed and not acted upon."""
 
 
 def valid_secret(secret: str) -> bool:
@@ -65,6 +67,9 @@ def load(platform: str, environ: Mapping[str, str]) -> PlatformSettings:
     key_file = environ.get("PLATFORM_KEY_FILE", "")
     if not key_file:
         wrong.append("PLATFORM_KEY_FILE must name the file of the ES256 key")
+    announce_secret = environ.get("ANNOUNCE_SECRET") or None
+    if announce_secret is not None and not valid_secret(announce_secret):
+        wrong.append(f"ANNOUNCE_SECRET must be whsec_<base64 of at least {SECRET_BYTES_MIN} bytes>")
     if wrong or name is None:
         raise SettingsError("; ".join(wrong))
     state_dir = environ.get("PLATFORM_STATE_DIR")
@@ -75,4 +80,5 @@ def load(platform: str, environ: Mapping[str, str]) -> PlatformSettings:
         feed_secret=feed_secret,
         key_file=Path(key_file),
         state_dir=Path(state_dir) if state_dir else None,
+        announce_secret=announce_secret,
     )

@@ -78,6 +78,8 @@ class Runtime(Generic[S]):
         """Set when the service begins to stop."""
         self.operating = False
         """Whether this process is a worker for one operation (`chassis.operating`): it serves and consumes nothing."""
+        self.tables_created = asyncio.Event()
+        """Set once the tables of all consumers exist: what works on them beside the consumers waits for it."""
         self._access = self.follow(self._on_access_events)
         self.revocations.follow(self._access)
 
@@ -184,6 +186,7 @@ class Runtime(Generic[S]):
         if "projections" not in self._consumers:
             self.project()
         await until_it_works("create tables", self._create_tables)
+        self.tables_created.set()
         for consumer in self._consumers.values():
             self.spawn(consumer.run(), consumer.name)
         for follower in self._followers:

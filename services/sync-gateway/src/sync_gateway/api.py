@@ -1,19 +1,16 @@
 """`/api/sync` and `/ws/sync`: routes, their shapes, and which refusal is which status."""
 
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import asyncpg
 import msgspec
-from chassis.problems import Problem, malformed_json, unavailable
+from chassis.problems import Problem, invalid_field, malformed_json, unavailable
 from chassis.request import AnyRequest, invalid_body, metadata_of
-from chassis.tokens import Caller
-from litestar import WebSocket, get, post, websocket
+from litestar import WebSocket, post, websocket
 from litestar.types import ControllerRouterHandler
 
+from sync_gateway.batches import split_items
 from sync_gateway.feeds import PLATFORMS, Platform
 from sync_gateway.intake import Busy, FeedIntake, ItemResult, Unavailable
-from sync_gateway.projections.feed_status import PlatformStatus, platform_statuses
 from sync_gateway.signatures import FeedSignatures, InvalidSignature
 from sync_gateway.sockets import SyncSockets
 
@@ -33,22 +30,7 @@ class BatchResult(msgspec.Struct, frozen=True):
     """One result per item, in the order given."""
 
 
-class PlatformHealth(msgspec.Struct, frozen=True, kw_only=True):
-    platform: str
-    state: Literal["never_heard", "heard"]
-    """Whether the platform has ever sent an item."""
-    items: int
-    """Items accepted so far."""
-    last_event_at: datetime | None
-    """When the latest item was recorded; null before the first."""
-
-
-class SyncHealth(msgspec.Struct, frozen=True):
-    items: list[PlatformHealth]
-
-
 def routes(
-    database: asyncpg.Pool,
     intake: FeedIntake,
     signatures: FeedSignatures,
     sockets: SyncSockets,
@@ -85,16 +67,11 @@ def routes(
             raise unavailable("The batch could not be stored; send it again") from None
         return BatchResult(results)
 
-    @get("/api/sync/health", summary="What each platform has sent")
-    async def get_health(caller: Caller) -> SyncHealth:
-        statuses = await platform_statuses(database)
-        return SyncHealth([_health(platform, statuses.get(platform)) for platform in PLATFORMS])
-
     @websocket("/ws/sync")
     async def sync(socket: WebSocket[Any, Any, Any]) -> None:
         await sockets.serve(socket)
 
-    return [take_batch, get_health, sync]
+    return [take_batch, sync]
 
 
 _batches = msgspec.json.Decoder(Batch)
@@ -108,14 +85,21 @@ def _items(body: bytes) -> list[Any]:
     except msgspec.DecodeError:
         raise malformed_json() from None
     except RecursionError:
-        raise malformed_json("The body is nested too deeply") from None
+        # Somewhere it is nested too deeply. That is the fault of one item, not of its neighbours.
+        try:
+            items = split_items(body)
+        except ValueError as error:
+            raise malformed_json(str(error)) from None
+        if len(items) > BATCH_ITEMS_MAX:
+            raise invalid_field("items", f"at most {BATCH_ITEMS_MAX} items are possible") from None
+        return [_item(item) for item in items]
 
 
-def _item(item: msgspec.Raw) -> Any:
-    """The item decoded; None, which is no item, where it holds a number that nothing can hold, such as 1e999."""
+def _item(item: msgspec.Raw | bytes) -> Any:
+    """The item decoded; None, which is no item, where it holds what nothing can hold: 1e999, or a thousand levels."""
     try:
         return msgspec.json.decode(item)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 
@@ -124,9 +108,3 @@ def _platform(name: str) -> Platform:
         if platform == name:
             return platform
     raise Problem(404, "unknown_platform", "There is no such platform")
-
-
-def _health(platform: str, status: PlatformStatus | None) -> PlatformHealth:
-    if status is None:
-        return PlatformHealth(platform=platform, state="never_heard", items=0, last_event_at=None)
-    return PlatformHealth(platform=platform, state="heard", items=status.items, last_event_at=status.last_event_at)

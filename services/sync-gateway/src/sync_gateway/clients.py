@@ -22,6 +22,7 @@ class Closing(NamedTuple):
 
     code: int
     reason: str
+    reconnect_in_ms: int | None = None
 
 
 class Flow(Enum):
@@ -139,11 +140,11 @@ class Client:
             self._room.clear()
         self._wake.set()
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, reason: str, reconnect_in_ms: int | None = None) -> None:
         """Ends the connection; the first close counts. Waiting frames are dropped: a cursor brings them back."""
         if self.closing is not None:
             return
-        self.closing = Closing(code, reason)
+        self.closing = Closing(code, reason, reconnect_in_ms)
         self._frames.clear()
         self._held.clear()
         self._characters = 0

@@ -57,6 +57,11 @@ class Translated(NamedTuple):
     event_id: UUID
     request_hash: bytes
 
+    @property
+    def profile(self) -> bool:
+        """Whether it says something of a person that must be sealed."""
+        return isinstance(self.event, banking.ProfileReported | trading.ProfileReported)
+
 
 Parser = Callable[[str, Any], Any]
 """Takes a field's name and JSON value; gives the contract's value or raises `Rejected`."""

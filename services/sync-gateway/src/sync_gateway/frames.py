@@ -102,9 +102,10 @@ def refreshed(expires_at: datetime) -> str:
     return _frame("refreshed", expires_at=expires_at)
 
 
-def bye(code: int, reason: str) -> str:
-    """The last frame before the close with the same code."""
-    return _frame("bye", code=code, reason=reason)
+def bye(code: int, reason: str, reconnect_in_ms: int | None = None) -> str:
+    """The last frame before the close with the same code; at a restart with the client's turn to come back."""
+    slot = {} if reconnect_in_ms is None else {"reconnect_in_ms": reconnect_in_ms}
+    return _frame("bye", code=code, reason=reason, **slot)
 
 
 PONG: Final = '{"type":"pong"}'

@@ -1,12 +1,16 @@
-"""Feed batches in: each item translated, appended on its customer's stream, and answered for itself."""
+"""Feed batches in: each item translated, appended on its customer's stream, and answered for itself.
+
+What a profile item says of a person is sealed for the platform's customer before it is appended.
+"""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 from events.envelope import Metadata, platform_stream
 from events.pg import is_outage
+from events.sealing import SubjectErased
 from events.store import EventIdReused, EventStore, StreamAppend
 from prometheus_client import Counter
 
@@ -36,11 +40,39 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """For a rejected item: a stable code, then after a colon what is wrong."""
 
 
+class Sealer(Protocol):
+    """What profile items need (`profiles.Profiles` and who is linked to whom)."""
+
+    async def seal(self, platform: Platform, item: Translated) -> Translated:
+        """The item as it may be stored.
+
+        Raises:
+            SubjectErased
+        """
+        ...
+
+    async def conflicts(self, platform: Platform, item: Translated) -> bool:
+        """Whether the item, now durable, meets a change of the other platform."""
+        ...
+
+
+Counted = Callable[[str, int], None]
+
+
 class FeedIntake:
     """Takes batches, a bounded number at a time for each platform, so that neither starves the other."""
 
-    def __init__(self, store: EventStore, *, batches_max: int = BATCHES_MAX) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        sealer: Sealer,
+        *,
+        counted: Counted = lambda name, by: None,
+        batches_max: int = BATCHES_MAX,
+    ) -> None:
         self._store = store
+        self._sealer = sealer
+        self._counted = counted
         self._batches_max = batches_max
         self._under_way: dict[Platform, int] = dict.fromkeys(PLATFORMS, 0)
 
@@ -60,10 +92,11 @@ class FeedIntake:
             self._under_way[platform] -= 1
 
     async def _take(self, platform: Platform, items: Sequence[Any], metadata: Metadata) -> list[ItemResult]:
+        prepared = [await self._prepare(platform, item) for item in items]
         # gather starts its coroutines in order and the store keeps the order of calls, so a customer's
         # items stay in the order they came, while all of the batch shares a few transactions.
         results = await asyncio.gather(
-            *(self._take_item(platform, item, metadata) for item in items), return_exceptions=True
+            *(self._take_item(platform, item, metadata) for item in prepared), return_exceptions=True
         )
         settled: list[ItemResult] = []
         for result in results:
@@ -72,15 +105,41 @@ class FeedIntake:
                     raise Unavailable from result
                 raise result
             settled.append(result)
+        for place, item in enumerate(prepared):
+            if isinstance(item, Translated) and item.profile and settled[place].status == "accepted":
+                settled[place] = await self._foresee(platform, item, settled[place])
+        self._counted(f"feed.{platform}.received", len(settled))
+        for result in settled:
             _ITEMS.labels(platform, result.status).inc()
+            self._counted(f"feed.{platform}.{result.status}", 1)
         return settled
 
-    async def _take_item(self, platform: Platform, item: Any, metadata: Metadata) -> ItemResult:
+    async def _prepare(self, platform: Platform, item: Any) -> Translated | ItemResult:
+        """Translates, and seals what is personal: before the appends, so that none overtakes another."""
         try:
             translated = translate(platform, item)
+            return await self._sealer.seal(platform, translated) if translated.profile else translated
         except Rejected as rejected:
             return ItemResult(id=reported_id(item), status="rejected", reason=rejected.reason)
-        return await self._append(platform, translated, metadata)
+        except SubjectErased:
+            return ItemResult(id=reported_id(item), status="rejected", reason="customer_erased")
+        except Exception as error:
+            if is_outage(error):
+                raise Unavailable from error
+            raise
+
+    async def _take_item(self, platform: Platform, item: Translated | ItemResult, metadata: Metadata) -> ItemResult:
+        return item if isinstance(item, ItemResult) else await self._append(platform, item, metadata)
+
+    async def _foresee(self, platform: Platform, item: Translated, accepted: ItemResult) -> ItemResult:
+        """`conflict` where both platforms changed the same: a hint, the item is durable in any case."""
+        try:
+            conflicts = await self._sealer.conflicts(platform, item)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return accepted
+        return msgspec.structs.replace(accepted, status="conflict") if conflicts else accepted
 
     async def _append(self, platform: Platform, item: Translated, metadata: Metadata) -> ItemResult:
         try:

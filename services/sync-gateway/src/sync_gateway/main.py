@@ -1,52 +1,211 @@
 """Wiring only."""
 
+import asyncio
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
 from chassis.app import create_app
 from chassis.cursors import CursorCodec
 from chassis.service import Runtime, run
+from events.decisions import Streams
+from events.envelope import Metadata, new_id
+from events.outage import is_outage
 from litestar import Litestar
 
-from sync_gateway.api import routes
+from sync_gateway import api, conflict_api, run_api, webhook_api, webhooks
+from sync_gateway.addresses import AllowedTargets
+from sync_gateway.announcements import Announcements, PlatformTarget, endpoint_id
 from sync_gateway.catch_up import catch_up_routes
+from sync_gateway.compose import Composer
+from sync_gateway.deliveries import Deliveries, DeliveryLedger
+from sync_gateway.dispatch import Dispatcher
+from sync_gateway.endpoint import Ending, Limits, Owner
 from sync_gateway.event_docs import event_docs_routes
+from sync_gateway.feeds import PLATFORMS, Platform
 from sync_gateway.hub import Cursors, Hub
 from sync_gateway.intake import FeedIntake
+from sync_gateway.measures import Measures
+from sync_gateway.outbound import Outbound
+from sync_gateway.platforms import Platforms
+from sync_gateway.policies import Policies
+from sync_gateway.policies import evolve as evolve_policies
+from sync_gateway.profiles import ItemSealer, Profiles
 from sync_gateway.projections import PROJECTIONS
 from sync_gateway.projections.feed import Feed
+from sync_gateway.projections.platform_customer import user_of
+from sync_gateway.reactions import ProfileReactions
+from sync_gateway.secret_box import SecretBox
 from sync_gateway.settings import Settings
 from sync_gateway.signatures import FeedSignatures
 from sync_gateway.sockets import SyncSockets
+from sync_gateway.sync_runs import SyncRuns
+from sync_gateway.webhooks import Webhook
+
+log = structlog.get_logger(__name__)
+
+DELIVERIES_KEPT = timedelta(days=30)
+PRUNE_EVERY_S = 3600.0
+_SERVICE = Metadata(actor="service:sync-gateway")
 
 
 async def wire(runtime: Runtime[Settings]) -> Litestar:
-    settings = runtime.settings
+    settings, database, store = runtime.settings, runtime.database, runtime.store
     origins = frozenset(filter(None, (origin.strip() for origin in settings.allowed_origins.split(","))))
-    signatures = FeedSignatures({"bfc": settings.feed_secret_bfc, "vyomo": settings.feed_secret_vyomo})
+    codec = CursorCodec(settings.cursor_secret)
+    box = SecretBox(settings.gateway_key)
+    targets = AllowedTargets(_listed(settings.webhook_allowed_targets))
+    measures = Measures(database)
+
+    policies = Streams(store, "conflict_policy", Policies(), evolve_policies)
+    profiles = Profiles(store, runtime.subject_keys, policies)
+    intake = FeedIntake(store, ItemSealer(profiles, lambda stream: user_of(database, stream)), counted=measures.count)
+    signatures = FeedSignatures(
+        {
+            "bfc": [secret for secret in (settings.feed_secret_bfc, settings.feed_secret_bfc_next) if secret],
+            "vyomo": [secret for secret in (settings.feed_secret_vyomo, settings.feed_secret_vyomo_next) if secret],
+        }
+    )
+
+    announcements = Announcements(_platform_targets(settings, box))
     read_model = runtime.project(PROJECTIONS)
-    cursors = Cursors(CursorCodec(settings.cursor_secret))
-    hub = Hub(cursors)
+    runtime.consume("reactions", ProfileReactions(profiles))
+    runtime.consume("webhooks", DeliveryLedger(announcements))
+
+    cursors = Cursors(codec)
+    hub = Hub(cursors, measures)
     runtime.spawn(hub.start(runtime.follow(hub.on_events)), "hub")
     runtime.revocations.watch(hub.sessions_ended)
     runtime.on_stop(hub.drain)
-    feed = Feed(runtime.database)
+    feed = Feed(database)
     sockets = SyncSockets(
-        hub,
-        feed,
-        read_model,
-        runtime.verifier,
-        allowed_origins=origins,
-        frames_max=settings.websocket_frames_max,
+        hub, feed, read_model, runtime.verifier, allowed_origins=origins, frames_max=settings.websocket_frames_max
     )
-    runtime.spawn(feed.prune_forever(), "prune feed")
+
+    hooks = Streams(store, "webhook", Webhook(), webhooks.evolve)
+    deliveries = Deliveries(database)
+    platform_urls = {platform: url for platform in PLATFORMS if (url := _url(settings, platform))}
+    platforms = Platforms(platform_urls)
+    runs = SyncRuns(database, store, intake, platforms)
+    outbound = Outbound(targets, timeout_s=settings.webhook_timeout_s)
+    dispatcher = Dispatcher(
+        database,
+        outbound,
+        box,
+        _owner(hooks, Composer(profiles)),
+        Limits(settings.webhook_quarantine_after, settings.webhook_probe_s),
+        measures,
+    )
+    runtime.on_stop(dispatcher.drain)
+
+    async def send() -> None:
+        # After the consumers have made their tables.
+        await runtime.tables_created.wait()
+        await announcements.install(database)
+        async with outbound:
+            await dispatcher.run()
+
+    async def synchronise() -> None:
+        await runtime.tables_created.wait()
+        async with platforms:
+            await runs.run()
+
+    background: dict[str, Coroutine[Any, Any, None]] = {
+        "webhooks": send(),
+        "sync runs": synchronise(),
+        "measures": measures.flush_forever(),
+        "prune feed": feed.prune_forever(),
+        "prune deliveries": _prune_forever(deliveries),
+    }
+    for name, coroutine in background.items():
+        runtime.spawn(coroutine, name)
     return create_app(
         runtime,
         [
-            *routes(runtime.database, FeedIntake(runtime.store), signatures, sockets),
-            *catch_up_routes(feed, cursors, runtime.store),
+            *api.routes(intake, signatures, sockets),
+            *catch_up_routes(feed, cursors, store),
+            *run_api.routes(database, store, deliveries, measures, codec, lambda: hub.connections, runs.wake),
+            *webhook_api.routes(
+                hooks, deliveries, database, box, targets, codec, _delays(settings.webhook_retry_delays_s)
+            ),
             *event_docs_routes(),
+            *conflict_api.routes(profiles, policies, database, codec),
         ],
         title="Sangam sync-gateway",
         allowed_origins=origins,
     )
+
+
+def _owner(hooks: Streams[Webhook], composer: Composer) -> Owner:
+    async def quarantine(webhook_id: UUID, reason: str, failures: int) -> None:
+        await hooks.execute(
+            webhook_id,
+            lambda state: webhooks.quarantine(state, reason, failures),
+            event_id=new_id(),
+            subject=await owner_of(webhook_id),
+            metadata=_SERVICE,
+        )
+
+    async def restore(webhook_id: UUID) -> None:
+        await hooks.execute(
+            webhook_id,
+            webhooks.restore,
+            event_id=new_id(),
+            subject=await owner_of(webhook_id),
+            metadata=_SERVICE,
+        )
+
+    async def disable(webhook_id: UUID, reason: Ending) -> None:
+        await hooks.execute(
+            webhook_id,
+            lambda state: webhooks.disable(state, reason),
+            event_id=new_id(),
+            subject=await owner_of(webhook_id),
+            metadata=_SERVICE,
+        )
+
+    async def owner_of(webhook_id: UUID) -> UUID | None:
+        state, _ = await hooks.load(webhook_id)
+        return state.owner_id
+
+    return Owner(quarantine, restore, disable, composer.compose)
+
+
+def _platform_targets(settings: Settings, box: SecretBox) -> list[PlatformTarget]:
+    """The platforms that are told what happens here."""
+    secrets = {"bfc": settings.announce_secret_bfc, "vyomo": settings.announce_secret_vyomo}
+    return [
+        PlatformTarget(platform, f"{url}/webhooks", box.seal(secrets[platform], str(endpoint_id(platform))))
+        for platform in PLATFORMS
+        if (url := _url(settings, platform)) and secrets[platform]
+    ]
+
+
+def _url(settings: Settings, platform: Platform) -> str | None:
+    url = settings.bfc_url if platform == "bfc" else settings.vyomo_url
+    return url.rstrip("/") if url else None
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _delays(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in _listed(text))
+
+
+async def _prune_forever(deliveries: Deliveries) -> None:
+    """Forgets deliveries that were settled long ago. An outage is waited out."""
+    while True:
+        await asyncio.sleep(PRUNE_EVERY_S)
+        try:
+            await deliveries.prune(datetime.now(UTC) - DELIVERIES_KEPT)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            log.warning("deliveries_not_pruned", error=repr(error))
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Proof that a feed batch comes from its platform: Standard Webhooks signatures (https://www.standardwebhooks.com)."""
 
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from standardwebhooks import Webhook
 
@@ -22,11 +22,16 @@ class InvalidSignature(Exception):
 class FeedSignatures:
     """Verifies each platform's batches with that platform's secret only."""
 
-    def __init__(self, secrets: Mapping[Platform, str]) -> None:
-        """Raises:
-        InvalidSecret: a secret is not `whsec_` and at least 24 bytes in base64.
+    def __init__(self, secrets: Mapping[Platform, str | Sequence[str]]) -> None:
+        """Several secrets of a platform are all valid: the former and the next one while it is rotated.
+
+        Raises:
+            InvalidSecret: a secret is not `whsec_` and at least 24 bytes in base64.
         """
-        self._webhooks = {platform: _webhook(platform, secret) for platform, secret in secrets.items()}
+        self._webhooks = {
+            platform: [_webhook(platform, secret) for secret in ([given] if isinstance(given, str) else given)]
+            for platform, given in secrets.items()
+        }
 
     def verify(self, platform: Platform, headers: Mapping[str, str], body: bytes) -> None:
         """Accepts a batch signed within the last five minutes.
@@ -34,12 +39,17 @@ class FeedSignatures:
         Raises:
             InvalidSignature: for whatever reason; which one is not told to the sender.
         """
-        try:
-            self._webhooks[platform].verify(body, dict(headers), json_parse=False)
-        except Exception as error:
-            # Not only WebhookVerificationError: standardwebhooks 1.1.0 lets through what its parsing of
-            # malformed headers and bodies raises (binascii.Error, ValueError, UnicodeError, …).
-            raise InvalidSignature(type(error).__name__) from error
+        fault: Exception = InvalidSignature("no secret")
+        for webhook in self._webhooks[platform]:
+            try:
+                webhook.verify(body, dict(headers), json_parse=False)
+            except Exception as error:
+                # Not only WebhookVerificationError: standardwebhooks 1.1.0 lets through what its parsing of
+                # malformed headers and bodies raises (binascii.Error, ValueError, UnicodeError, …).
+                fault = error
+            else:
+                return
+        raise InvalidSignature(type(fault).__name__) from fault
 
 
 def _webhook(platform: Platform, secret: str) -> Webhook:

@@ -289,8 +289,10 @@ async def _refuse(socket: Socket, code: int, reason: str) -> None:
         log.debug("websocket_gone", error=repr(error))
 
 
-async def _say_goodbye(send: Callable[[Any], Awaitable[None]], code: int, reason: str) -> None:
-    await send({"type": "websocket.send", "text": frames.bye(code, reason), "bytes": None})
+async def _say_goodbye(
+    send: Callable[[Any], Awaitable[None]], code: int, reason: str, reconnect_in_ms: int | None = None
+) -> None:
+    await send({"type": "websocket.send", "text": frames.bye(code, reason, reconnect_in_ms), "bytes": None})
     await send({"type": "websocket.close", "code": int(code), "reason": reason})
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from events.contracts import registered
+from events.contracts import contract_of, identity, registered
 from events.envelope import RecordedEvent
 from events.pg import is_outage
 
@@ -25,6 +25,9 @@ PRUNE_EVERY_S = 300.0
 _PRUNE_ROWS = 5_000
 
 PUBLIC_TYPES = frozenset(contract.type for contract in registered() if contract.public)
+
+
+_ERASED = contract_of(identity.UserErased).type
 
 
 class FeedRow(NamedTuple):
@@ -77,6 +80,12 @@ class FeedProjection:
             [frames.cloud_event(event) for event in mine],
             [event.recorded_at for event in mine],
         )
+        for event in events:
+            if event.type == _ERASED:
+                # Nothing of a person who is to be forgotten, up to the event that says so.
+                await db.execute(
+                    "DELETE FROM feed WHERE user_id = $1 AND position <= $2", event.subject, event.position
+                )
 
 
 class Feed:

@@ -32,7 +32,7 @@ class FeedStatusProjection:
             platform text PRIMARY KEY,
             items bigint NOT NULL,
             last_event_at timestamptz NOT NULL
-        )
+        );
     """
 
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
