@@ -1,8 +1,9 @@
-"""`make bench [only=append|pipeline|latency|wealth]`: figures beside raw ceilings, on private servers with fsync on."""
+"""`make bench [only=NAME]`: figures beside raw ceilings, on private servers with fsync on. The names are below."""
 
 import os
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
@@ -11,42 +12,52 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "deploy" / "local"))
 
 import append
 import latency
+import library
+import million
 import pipeline
 import wealth_figures
 from report import Line, print_report
 from rich.console import Console
 from stack import Stack
 
-BENCHES = ("append", "pipeline", "latency", "wealth")
+Bench = Callable[[Stack], Awaitable[list[Line]]]
+
+ON_SERVERS: dict[str, Bench] = {
+    "append": lambda stack: append.measure(stack.fresh_cell(), stack.data),
+    "library": lambda stack: library.measure(stack.fresh_cell()),
+    "pipeline": lambda stack: pipeline.measure(stack.fresh_cell()),
+    "million": lambda stack: million.measure(stack.fresh_cell()),
+    "wealth": lambda stack: wealth_figures.measure(stack.fresh_cell()),
+}
+"""On PostgreSQL and RabbitMQ alone, each on a cell of its own."""
+
+ON_PRODUCT: dict[str, Bench] = {
+    "latency": latency.measure,
+}
+"""On the whole product, behind its origin."""
 
 
-async def _infrastructure_lines(stack: Stack, only: set[str]) -> list[Line]:
-    lines: list[Line] = []
-    if "append" in only:
-        lines += await append.measure(stack.fresh_cell(), stack.data)
-    if "pipeline" in only:
-        lines += await pipeline.measure(stack.fresh_cell())
-    if "wealth" in only:
-        lines += await wealth_figures.measure(stack.fresh_cell())
-    return lines
+async def _measure(stack: Stack, benches: list[Bench]) -> list[Line]:
+    return [line for bench in benches for line in await bench(stack)]
 
 
 def main() -> None:
     """Runs the benches named on the command line, all by default."""
-    only = set(sys.argv[1:]) or set(BENCHES)
-    if unknown := only - set(BENCHES):
-        raise SystemExit(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    names = [*ON_SERVERS, *ON_PRODUCT]
+    only = set(sys.argv[1:]) or set(names)
+    if unknown := only - set(names):
+        raise SystemExit(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     console = Console()
     lines: list[Line] = []
     with tempfile.TemporaryDirectory(prefix="sangam-bench-") as directory:
-        if only & {"append", "pipeline", "wealth"}:
-            console.print("PostgreSQL and RabbitMQ alone: append, relay, consume, figures …")
+        if on_servers := [bench for name, bench in ON_SERVERS.items() if name in only]:
+            console.print(f"PostgreSQL and RabbitMQ alone: {', '.join(name for name in ON_SERVERS if name in only)} …")
             with Stack(Path(directory, "servers"), applications=False, disposable=True) as stack:
-                lines += uvloop.run(_infrastructure_lines(stack, only))
-        if "latency" in only:
-            console.print("The whole product: HTTP to WebSocket …")
+                lines += uvloop.run(_measure(stack, on_servers))
+        if on_product := [bench for name, bench in ON_PRODUCT.items() if name in only]:
+            console.print(f"The whole product: {', '.join(name for name in ON_PRODUCT if name in only)} …")
             with Stack(Path(directory, "product"), disposable=True, requests_per_s=20_000) as stack:
-                lines += uvloop.run(latency.measure(stack))
+                lines += uvloop.run(_measure(stack, on_product))
     console.print(f"{os.cpu_count()} cores; everything, the load included, runs on them.")
     print_report(lines)
 
