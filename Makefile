@@ -59,7 +59,7 @@ chaos: $(SYNCED) ## Only the tests that kill processes with SIGKILL.
 	.venv/bin/pytest -v -m chaos
 
 .PHONY: bench
-bench: $(SYNCED) ## Measure against the raw ceilings of this machine (only=append|pipeline|latency|…).
+bench: $(SYNCED) ## Measure against the raw ceilings of this machine (only=append, pipeline, …).
 	@$(UV) sync --frozen --quiet --group bench
 	$(PYTHON) bench/run.py $(only)
 
