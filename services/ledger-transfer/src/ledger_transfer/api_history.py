@@ -216,7 +216,7 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
 
     @post("/api/transactions/sync", status_code=202, summary="Ask both platforms for anything missing now")
     async def request_sync(
-        request: AnyRequest, data: SyncBody | None, caller: Caller, idempotency_key: Key = None
+        request: AnyRequest, caller: Caller, data: SyncBody | None = None, idempotency_key: Key = None
     ) -> Response[SyncView]:
         reject_unknown(request)
         platforms: list[Platform] = ["bfc", "vyomo"]

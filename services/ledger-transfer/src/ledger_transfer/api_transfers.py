@@ -201,7 +201,7 @@ def transfer_routes(ledger: Ledger, step_up_threshold_minor: int) -> list[HTTPRo
         opt=MOVES_MONEY,
     )
     async def capture_transfer(
-        request: AnyRequest, transfer_id: UUID, data: CaptureBody | None, caller: Caller
+        request: AnyRequest, transfer_id: UUID, caller: Caller, data: CaptureBody | None = None
     ) -> Response[CompletedView]:
         reject_unknown(request)
         amount = None
