@@ -15,6 +15,7 @@ import latency
 import library
 import million
 import pipeline
+import transfers
 import wealth_figures
 from report import Line, print_report
 from rich.console import Console
@@ -24,6 +25,7 @@ Bench = Callable[[Stack], Awaitable[list[Line]]]
 
 ON_SERVERS: dict[str, Bench] = {
     "append": lambda stack: append.measure(stack.fresh_cell(), stack.data),
+    "transfers": lambda stack: transfers.in_process(stack.fresh_cell()),
     "library": lambda stack: library.measure(stack.fresh_cell()),
     "pipeline": lambda stack: pipeline.measure(stack.fresh_cell()),
     "million": lambda stack: million.measure(stack.fresh_cell()),
@@ -32,6 +34,7 @@ ON_SERVERS: dict[str, Bench] = {
 """On PostgreSQL and RabbitMQ alone, each on a cell of its own."""
 
 ON_PRODUCT: dict[str, Bench] = {
+    "transfers_http": transfers.over_http,
     "latency": latency.measure,
 }
 """On the whole product, behind its origin."""

@@ -40,6 +40,8 @@ TOOLS = {
     ),
     "epmd": Tool(("epmd", "/usr/lib/erlang/bin/epmd"), "erlang-base", "erlang"),
     "nginx": Tool(("nginx", "/usr/sbin/nginx", "/opt/homebrew/bin/nginx"), "nginx", "nginx"),
+    # Only a test asks for it: the judge of what we export.
+    "hledger": Tool(("hledger",), "hledger", "hledger"),
 }
 
 
@@ -134,4 +136,4 @@ def _version(path: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    require(list(TOOLS), print)
+    require([name for name in TOOLS if name != "hledger"], print)

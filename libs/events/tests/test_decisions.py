@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from backbone import event
 from events.contracts import Event
+from events.contracts.ledger import TransferSettled
 from events.decisions import Refusal, Streams
 from events.envelope import derived_id, new_id
 from events.store import EventIdReused, EventStore, StreamAppend, VersionConflict
@@ -125,3 +126,63 @@ def test_ids_are_derived_from_their_cause() -> None:
     cause = new_id()
     assert derived_id(cause, "consumer", 1) == derived_id(cause, "consumer", 1)
     assert derived_id(cause, "consumer", 1) != derived_id(cause, "consumer", 2) != derived_id(new_id(), "consumer", 2)
+
+
+class Full(Refusal):
+    code = "full"
+
+
+async def test_what_was_decided_on_an_append_that_failed_is_not_appended_either(stores: list[EventStore]) -> None:
+    """Another replica's event brings the stream to the very version that the second command expects. It was decided
+    on the first command's event, not on that one: taken for it, it would overfill."""
+
+    def put(amount: int):  # type: ignore[no-untyped-def]
+        def decide(total: int) -> Sequence[Event]:
+            if total + amount > LIMIT:
+                raise Full(f"{total} + {amount} > {LIMIT}")
+            return [event(amount)]
+
+        return decide
+
+    def total_of(total: int, added: Event) -> int:
+        assert isinstance(added, TransferSettled)
+        return total + int(added.item_id)
+
+    for attempt in range(5):
+        stream_id = new_id()
+        here, there = (Streams(store, "ledger", 0, total_of) for store in stores)
+        await here.execute(stream_id, put(1), event_id=new_id())
+        await there.execute(stream_id, put(8), event_id=new_id())
+        outcomes = await asyncio.gather(
+            *(here.execute(stream_id, put(1), event_id=new_id()) for _ in range(2 + attempt)), return_exceptions=True
+        )
+        assert [type(outcome).__name__ for outcome in outcomes] == ["Decided"] + ["Full"] * (1 + attempt)
+        assert await there.load(stream_id) == (LIMIT, 3)
+
+
+async def test_commands_on_one_stream_share_transactions(stores: list[EventStore]) -> None:
+    stream_id = new_id()
+    streams: Streams[int] = Streams(stores[0], "ledger", 0, evolve)
+
+    def one(taken: int) -> Sequence[Event]:
+        return [event()]
+
+    outcomes = await asyncio.gather(*(streams.execute(stream_id, one, event_id=new_id()) for _ in range(200)))
+    assert [outcome.version for outcome in outcomes] == list(range(1, 201))
+    recorded = await stores[0].read_stream(f"ledger-{stream_id}")
+    # One by one, each would wait for the disk of the one before it.
+    assert len({found.recorded_at.replace(microsecond=0) for found in recorded}) <= 3
+
+
+async def test_a_caller_that_goes_away_leaves_the_stream_as_it_should_be(stores: list[EventStore]) -> None:
+    stream_id = new_id()
+    streams = counter(stores[0])
+    await streams.execute(stream_id, take(1), event_id=new_id())
+    gone = asyncio.create_task(streams.execute(stream_id, take(1), event_id=new_id()))
+    following = [asyncio.create_task(streams.execute(stream_id, take(1), event_id=new_id())) for _ in range(3)]
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(*following)
+    stored = len(await stores[0].read_stream(f"ledger-{stream_id}"))
+    assert stored in (4, 5)  # it was cancelled before its append was sent, or after
+    assert await streams.load(stream_id) == (stored, stored)

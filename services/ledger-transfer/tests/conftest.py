@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def client_urls(cell: "Cell") -> tuple[str, str, str]:
-    return cell.store_url("ledger_transfer"), cell.database_url("ledger_transfer"), cell.store_url("relay")
+def client_urls(cell: "Cell") -> dict[str, str]:
+    found = {role: cell.store_url(role) for role in ("ledger_transfer", "identity", "sync_gateway", "relay")}
+    return found | {"database": cell.database_url("ledger_transfer")}
 
 
 @pytest.fixture
-async def clients(client_urls: tuple[str, str, str]) -> AsyncIterator[tuple[Client, Client]]:
-    store_url, database_url, relay_url = client_urls
-    store = await EventStore.connect(store_url)
-    db = await asyncpg.create_pool(database_url, min_size=1, max_size=4)
+async def clients(client_urls: dict[str, str]) -> AsyncIterator[tuple[Client, Client]]:
+    roles = ("ledger_transfer", "identity", "sync_gateway")
+    store, identity, gateway = [await EventStore.connect(client_urls[role]) for role in roles]
+    db = await asyncpg.create_pool(client_urls["database"], min_size=1, max_size=4)
     await db.execute(Projections(PROJECTIONS).ddl)
-    relay = await asyncpg.connect(relay_url)
+    relay = await asyncpg.connect(client_urls["relay"])
     sequencer = await Sequencer.take_over(relay)
     assert sequencer is not None
-    read_model = ReadModel(store, db, sequencer)
+    read_model = ReadModel(store, db, sequencer, identity, gateway)
     ledger = Ledger(store)
     app: Any = create_app(
         Host(store, read_model),
@@ -51,7 +52,8 @@ async def clients(client_urls: tuple[str, str, str]) -> AsyncIterator[tuple[Clie
         for client in pair:
             await client.open_accounts()
         yield pair
-    await store.close()
+    for opened in (store, identity, gateway):
+        await opened.close()
     await db.close()
     await relay.close()
 

@@ -73,8 +73,17 @@ def step_up_token_of(
 class ReadModel:
     """The projections' consumer, told by the test when to go on."""
 
-    def __init__(self, store: EventStore, db: asyncpg.Pool, sequencer: Sequencer) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        db: asyncpg.Pool,
+        sequencer: Sequencer,
+        identity: EventStore,
+        gateway: EventStore,
+    ) -> None:
         self.store = store
+        self.identity = identity
+        self.gateway = gateway
         self.database = db
         self._sequencer = sequencer
         self._position = 0

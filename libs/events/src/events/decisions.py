@@ -46,6 +46,13 @@ class Decided(NamedTuple):
     version: int
 
 
+class Foreseen(NamedTuple, Generic[S]):
+    """Events with the state after them, from a decider that has folded them already."""
+
+    events: tuple[Event, ...]
+    state: S
+
+
 class _Cached(Generic[S]):
     """A stream's state: as it is known to be stored, and as the appends under way will leave it."""
 
@@ -114,7 +121,7 @@ class Streams(Generic[S]):
     async def execute(
         self,
         stream_id: UUID | str,
-        decide: Callable[[S], Sequence[Event]],
+        decide: Callable[[S], Sequence[Event] | Foreseen[S]],
         *,
         event_id: UUID,
         request_hash: bytes = b"",
@@ -143,13 +150,19 @@ class Streams(Generic[S]):
                     pass
             state, version, epoch, ahead = entry.state, entry.version, entry.epoch, entry.ahead
             try:
-                events = tuple(decide(state))
+                decided = decide(state)
             except Refusal:
                 if first := await self._outcome_of(event_id, request_hash):
                     return first
                 if not await self._is_confirmed(stream, entry, version, epoch, ahead):
                     continue
                 raise
+            if isinstance(decided, Foreseen):
+                events, after = decided.events, decided.state
+            else:
+                events, after = tuple(decided), state
+                for event in events:
+                    after = self._evolve(after, event)
             if not events:
                 if not await self._is_confirmed(stream, entry, version, epoch, ahead):
                     continue
@@ -162,9 +175,7 @@ class Streams(Generic[S]):
                 metadata=metadata,
                 follows=ahead,
             )
-            for event in events:
-                state = self._evolve(state, event)
-            entry.advance(begun, state, len(events))
+            entry.advance(begun, after, len(events))
             try:
                 appended = await self._store.outcome(begun)
             except VersionConflict as conflict:

@@ -1,6 +1,5 @@
 """The event store: append with expected versions, read streams and the log."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 from uuid import UUID
@@ -181,7 +180,8 @@ class EventStore:
     async def outcome(self, begun: "Begun") -> Appended:
         """Waits for an append that was begun. Raises as `append` does."""
         parts, request = begun
-        verdict = await asyncio.shield(request.result)
+        # Not shielded: a caller that goes away takes the result with it, and whoever was decided on it decides again.
+        verdict = await request.result
         if verdict.outcome == "reused":
             raise EventIdReused(request.event_id)
         if verdict.outcome == "conflict":

@@ -5,13 +5,16 @@ from datetime import datetime
 from uuid import UUID
 
 from events.contracts.registry import Event
+from events.decisions import Foreseen
 
 from ledger_transfer import replenish
 from ledger_transfer.holds import lapsed
 from ledger_transfer.state import Decision, LedgerState
 
 
-def decide(state: LedgerState, event_id: UUID, now: datetime, step: Callable[[Decision], None]) -> list[Event]:
+def decide(
+    state: LedgerState, event_id: UUID, now: datetime, step: Callable[[Decision], None]
+) -> list[Event] | Foreseen[LedgerState]:
     """The events of one append: what `step` records, what the rules make of it, and the holds that have expired.
 
     Holds that have expired count as voided already, and their voiding is recorded with what was decided on it:
@@ -22,7 +25,9 @@ def decide(state: LedgerState, event_id: UUID, now: datetime, step: Callable[[De
     if not decision.events:
         return []
     replenish.consequences(decision)
-    return [*decision.events, *decision.beforehand]
+    if decision.beforehand:
+        return [*decision.events, *decision.beforehand]
+    return Foreseen(tuple(decision.events), decision.state)
 
 
 def expire(state: LedgerState, event_id: UUID, now: datetime) -> list[Event]:

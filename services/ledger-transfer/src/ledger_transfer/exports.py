@@ -141,14 +141,20 @@ def _entries(export: Export, names: Mapping[UUID, str]) -> Iterator[_Entry]:
         )
 
 
+def _used(names: Mapping[UUID, str], entries: Sequence[_Entry]) -> Iterable[str]:
+    """Every account name: both tools, when strict, want them declared."""
+    return dict.fromkeys([*names.values(), *(name for entry in entries for name, _, _ in entry.postings)])
+
+
 def _hledger(export: Export) -> Iterator[str]:
     names = _names(export.accounts)
     for currency in sorted({account.currency for account in export.accounts}):
         yield f"commodity {format_amount(100_000, currency)} {currency}\n"
     yield "\n"
-    for name in names.values():
+    entries = list(_entries(export, names))
+    for name in _used(names, entries):
         yield f"account {name}\n"
-    for entry in _entries(export, names):
+    for entry in entries:
         # `|` parts payee from note, `;` begins a comment, and brackets hold the code.
         words = [text.translate(_HLEDGER_SPECIAL) for text in (entry.payee, entry.memo)]
         reference = entry.reference.translate(_HLEDGER_SPECIAL)
@@ -171,8 +177,7 @@ def _beancount(export: Export) -> Iterator[str]:
     for currency in sorted({account.currency for account in export.accounts}):
         yield f'option "operating_currency" "{currency}"\n'
     yield "\n"
-    used = dict.fromkeys([*names.values(), *(name for entry in entries for name, _, _ in entry.postings)])
-    for name in used:
+    for name in _used(names, entries):
         yield f"{first} open {name}\n"
     for entry in entries:
         payee = f'"{_quoted(entry.payee)}" ' if entry.payee else ""

@@ -5,6 +5,7 @@ Monday to Sunday, months of the calendar. What is in the stream says when it cou
 """
 
 from datetime import UTC, date, datetime, time, timedelta, timezone
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -35,6 +36,7 @@ class Windows(NamedTuple):
     month: int
 
 
+@lru_cache(maxsize=4_096)
 def windows_of(at: datetime) -> Windows:
     """The windows of an instant."""
     day = int((at.timestamp() + _IST_OFFSET_S) // _DAY_S)
@@ -42,17 +44,10 @@ def windows_of(at: datetime) -> Windows:
     return Windows(day, (day + 3) // 7, _month(day))
 
 
-_month_of_day: dict[int, int] = {}
-
-
+@lru_cache(maxsize=4_096)
 def _month(day: int) -> int:
-    month = _month_of_day.get(day)
-    if month is None:
-        calendar = date(1970, 1, 1) + timedelta(days=day)
-        if len(_month_of_day) > 10_000:
-            _month_of_day.clear()
-        month = _month_of_day[day] = (calendar.year - 1970) * 12 + calendar.month - 1
-    return month
+    calendar = date(1970, 1, 1) + timedelta(days=day)
+    return (calendar.year - 1970) * 12 + calendar.month - 1
 
 
 class Usage(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -122,7 +123,13 @@ def account_id_of(user_id: UUID, platform: Platform, platform_account_id: str) -
 
 def customer_account(leg: Leg) -> UUID | None:
     """The customer's account that the leg is on; None for a clearing or opening account."""
-    return None if leg.account_id.startswith(_HOUSE_PREFIXES) else UUID(leg.account_id)
+    return _account_named(leg.account_id)
+
+
+@lru_cache(maxsize=100_000)
+def _account_named(name: str) -> UUID | None:
+    # Reading a UUID costs as much as half a decision, and a busy account's is read several times in each.
+    return None if name.startswith(_HOUSE_PREFIXES) else UUID(name)
 
 
 def clearing(platform: Platform, amount_minor: int, currency: str) -> Leg:

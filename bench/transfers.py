@@ -1,0 +1,224 @@
+"""Transfers with limits on: in process, on one hot account, over HTTP one by one and in bulk.
+
+The ceiling is what PostgreSQL does when a transfer is one call of one PL/pgSQL function that locks both rows, checks
+the balance and writes the transfer with its key: pgbench, prepared, on the same server in the same run. The hot account
+is compared with pgbench on one pair of rows.
+"""
+
+import asyncio
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import aiohttp
+import asyncpg
+from events.contracts import Event, banking, contract_of, encode, trading
+from events.envelope import Metadata, RecordedEvent, new_id
+from events.store import EventStore
+from ledger_transfer.ledger import Ledger, transfer_id_of
+from ledger_transfer.state import account_id_of
+from ledger_transfer.transfers import Clearance, TransferRequest
+from packages import find
+from report import ROUNDS, Figure, Line
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
+from customers import Customer, make_customer
+
+if TYPE_CHECKING:
+    from provision import Cell
+    from stack import Stack
+
+ACCOUNTS = 1_000
+PGBENCH_CLIENTS = 16
+PGBENCH_S = 3
+AT_ONCE = 512
+TRANSFERS = 12_000
+HTTP_CUSTOMERS = 8
+HTTP_AT_ONCE = 64
+HTTP_TRANSFERS = 2_000
+BULKS = 12
+BULK_ITEMS = 500
+
+_CLEARANCE = Clearance(threshold_minor=2_00_000_00)
+_NOBODY = Metadata(actor="bench")
+
+_SCHEMA = f"""
+    CREATE SCHEMA IF NOT EXISTS bench;
+    CREATE TABLE bench.account (id int PRIMARY KEY, balance bigint NOT NULL) WITH (fillfactor = 50);
+    CREATE TABLE bench.transfer (key uuid PRIMARY KEY, source int, target int, amount bigint,
+                                 at timestamptz NOT NULL DEFAULT now());
+    INSERT INTO bench.account SELECT n, 1000000000000 FROM generate_series(1, {2 * ACCOUNTS}) n;
+    CREATE FUNCTION bench.move(_source int, _target int, _amount bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+    DECLARE left_over bigint;
+    BEGIN
+        INSERT INTO bench.transfer (key, source, target, amount)
+        VALUES (gen_random_uuid(), _source, _target, _amount);
+        -- In the order of the ids, or two transfers the other way round would wait for each other.
+        PERFORM FROM bench.account WHERE id IN (_source, _target) ORDER BY id FOR UPDATE;
+        UPDATE bench.account SET balance = balance - _amount WHERE id = _source AND balance >= _amount
+        RETURNING balance INTO left_over;
+        IF NOT FOUND THEN RAISE 'insufficient funds'; END IF;
+        UPDATE bench.account SET balance = balance + _amount WHERE id = _target;
+        RETURN left_over;
+    END $$;
+"""
+_TPS = re.compile(r"tps = ([0-9.]+)")
+
+
+async def _pgbench(url: str, *, hot: bool) -> Figure:
+    """Transfers per second, median of rounds."""
+    postgres = find("postgres")
+    assert postgres is not None
+    source = "\\set a 1" if hot else f"\\set a random(1, {ACCOUNTS})"
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+        script.write(f"{source}\nSELECT bench.move(:a, :a + {ACCOUNTS}, 1);\n")
+        script.flush()
+        command = [
+            *(str(postgres.with_name("pgbench")), "-n", "-M", "prepared", "-c", str(PGBENCH_CLIENTS), "-j", "2"),
+            *("-T", str(PGBENCH_S), "-f", script.name, url),
+        ]
+        rounds = []
+        for _ in range(ROUNDS):
+            done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+            if (match := _TPS.search(done.stdout)) is None:
+                raise RuntimeError(done.stderr)
+            rounds.append(float(match[1]))
+    return Figure(rounds)
+
+
+async def _ceilings(cell: "Cell") -> tuple[Figure, Figure]:
+    admin = await asyncpg.connect(cell.admin_url())
+    await admin.execute(_SCHEMA)
+    await admin.close()
+    return await _pgbench(cell.admin_url(), hot=False), await _pgbench(cell.admin_url(), hot=True)
+
+
+def _recorded(item: Event) -> RecordedEvent:
+    contract = contract_of(item)
+    return RecordedEvent(
+        position=0,
+        stream="bench-1",
+        version=1,
+        event_id=new_id(),
+        type=contract.type,
+        schema_version=contract.schema_version,
+        subject=None,
+        data=encode(item),
+        metadata=_NOBODY,
+        recorded_at=datetime.now(UTC),
+    )
+
+
+async def _open(ledger: Ledger, user_id: UUID) -> None:
+    now = datetime.now(UTC)
+    bank = banking.AccountOpened(
+        item_id="1",
+        customer_id="B",
+        occurred_at=now,
+        account_id="SB1",
+        kind="savings",
+        currency="INR",
+        opening_balance_minor=10**12,
+    )
+    wallet = trading.WalletOpened(
+        item_id="2", customer_id="V", occurred_at=now, wallet_id="W1", currency="INR", opening_balance_minor=0
+    )
+    for item in (bank, wallet):
+        await ledger.record(user_id, _recorded(item))
+
+
+def _request(user_id: UUID, key: str) -> TransferRequest:
+    return TransferRequest(
+        transfer_id=transfer_id_of(user_id, key),
+        from_account_id=account_id_of(user_id, "bfc", "SB1"),
+        to_account_id=account_id_of(user_id, "vyomo", "W1"),
+        amount_minor=1,
+        currency="INR",
+    )
+
+
+async def _at_once(count: int, workers: int, one: Callable[[int], Awaitable[object]]) -> float:
+    """Does `one` for each number, `workers` at a time; per second."""
+    numbers = iter(range(count))
+
+    async def work() -> None:
+        for n in numbers:
+            await one(n)
+
+    started_s = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(workers)))
+    return count / (time.perf_counter() - started_s)
+
+
+async def in_process(cell: "Cell") -> list[Line]:
+    """Many customers, then one."""
+    usual, hot = await _ceilings(cell)
+    store = await EventStore.connect(cell.store_url("ledger_transfer"))
+    ledger = Ledger(store)
+    users = [new_id() for _ in range(ACCOUNTS)]
+    await asyncio.gather(*(_open(ledger, user_id) for user_id in users))
+
+    def transfer(user_id: UUID, key: str) -> Awaitable[object]:
+        return ledger.transfer(user_id, _request(user_id, key), _NOBODY, datetime.now(UTC), _CLEARANCE)
+
+    spread, one = [], []
+    for number in range(ROUNDS + 1):  # the first is the warm-up
+        spread.append(
+            await _at_once(TRANSFERS, AT_ONCE, lambda n, r=number: transfer(users[n % ACCOUNTS], f"{r}-{n}"))  # type: ignore[misc]
+        )
+        one.append(await _at_once(TRANSFERS, AT_ONCE, lambda n, r=number: transfer(users[0], f"hot-{r}-{n}")))  # type: ignore[misc]
+    await store.close()
+    reference = f"pgbench, one function a transfer, {PGBENCH_CLIENTS} clients"
+    return [
+        Line("transfers in process, limits on", Figure(spread[1:]), "transfers/s", reference, usual, "≥ 2.5×"),
+        Line("the same on one account", Figure(one[1:]), "transfers/s", f"{reference}, one account", hot, "≥ 10×"),
+    ]
+
+
+async def over_http(stack: "Stack") -> list[Line]:
+    """Through nginx and the running product."""
+    usual, _ = await _ceilings(stack.cell)
+    connector = aiohttp.TCPConnector(limit=HTTP_AT_ONCE)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        customers = [await make_customer(stack, http) for _ in range(HTTP_CUSTOMERS)]
+
+        def body(customer: Customer) -> dict[str, str]:
+            return {
+                "from_account_id": customer.savings,
+                "to_account_id": customer.wallet,
+                "amount": "0.01",
+                "currency": "INR",
+            }
+
+        async def post(path: str, customer: Customer, content: object) -> None:
+            headers = {**customer.headers, "Idempotency-Key": str(new_id())}
+            async with http.post(f"{stack.origin}{path}", json=content, headers=headers) as response:
+                assert response.status == 201, await response.text()
+
+        async def single(n: int) -> None:
+            customer = customers[n % HTTP_CUSTOMERS]
+            await post("/api/transfers", customer, body(customer))
+
+        async def bulk(n: int) -> None:
+            customer = customers[n % HTTP_CUSTOMERS]
+            items = [body(customer)] * BULK_ITEMS
+            await post("/api/transfers/bulk", customer, {"mode": "all_or_nothing", "items": items})
+
+        singles, bulks = [], []
+        for _ in range(ROUNDS + 1):
+            singles.append(await _at_once(HTTP_TRANSFERS, HTTP_AT_ONCE, single))
+            bulks.append(BULK_ITEMS * await _at_once(BULKS, 4, bulk))
+    reference = f"pgbench, one function a transfer, {PGBENCH_CLIENTS} clients"
+    return [
+        Line("transfers over HTTP, one by one", Figure(singles[1:]), "transfers/s", reference, usual, "≥ 0.5×"),
+        Line(
+            f"transfers over HTTP, {BULK_ITEMS} a request", Figure(bulks[1:]), "transfers/s", reference, usual, "≥ 2×"
+        ),
+    ]
