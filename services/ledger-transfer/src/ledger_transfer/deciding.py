@@ -9,12 +9,12 @@ from events.decisions import Foreseen
 
 from ledger_transfer import replenish
 from ledger_transfer.holds import lapsed
-from ledger_transfer.state import Decision, LedgerState
+from ledger_transfer.state import Decision, LedgerState, fold
 
 
 def decide(
     state: LedgerState, event_id: UUID, now: datetime, step: Callable[[Decision], None]
-) -> list[Event] | Foreseen[LedgerState]:
+) -> Foreseen[LedgerState]:
     """The events of one append: what `step` records, what the rules make of it, and the holds that have expired.
 
     Holds that have expired count as voided already, and their voiding is recorded with what was decided on it:
@@ -23,11 +23,10 @@ def decide(
     decision = Decision(state, event_id=event_id, now=now, beforehand=lapsed(state, now))
     step(decision)
     if not decision.events:
-        return []
+        return Foreseen((), state)
     replenish.consequences(decision)
-    if decision.beforehand:
-        return [*decision.events, *decision.beforehand]
-    return Foreseen(tuple(decision.events), decision.state)
+    events = (*decision.events, *decision.beforehand)
+    return Foreseen(events, fold(events, state) if decision.beforehand else decision.state)
 
 
 def expire(state: LedgerState, event_id: UUID, now: datetime) -> list[Event]:
