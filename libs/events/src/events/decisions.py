@@ -20,6 +20,7 @@ from uuid import UUID
 from events import metrics
 from events.contracts import Event
 from events.envelope import Metadata, RecordedEvent, derived_id
+from events.snapshots import Snapshots
 from events.store import Begun, EventIdReused, EventStore, StreamAppend, VersionConflict
 
 S = TypeVar("S")
@@ -103,12 +104,14 @@ class Streams(Generic[S]):
         evolve: Callable[[S, Event], S],
         *,
         max_cached: int = 10_000,
+        snapshots: Snapshots[S] | None = None,
     ) -> None:
         self._store = store
         self._category = category
         self._initial = initial
         self._evolve = evolve
         self._max_cached = max_cached
+        self._snapshots = snapshots
         self._cache: OrderedDict[str, _Cached[S]] = OrderedDict()
 
     async def load(self, stream_id: UUID | str) -> tuple[S, int]:
@@ -241,6 +244,13 @@ class Streams(Generic[S]):
             while entry.ahead is not None:
                 # What is under way is settled first, by its callback, which runs before this goes on.
                 await asyncio.wait([entry.ahead.request.result])
+            if (
+                entry.stored_version == 0
+                and self._snapshots is not None
+                and (snapshot := await self._snapshots.latest(stream)) is not None
+            ):
+                entry.stored, entry.stored_version = snapshot
+                entry.give_up()
             after = entry.stored_version if version is None else min(version, entry.stored_version)
             tail: list[RecordedEvent] = await self._store.read_stream(stream, after)
             state, at = entry.stored, entry.stored_version
@@ -250,4 +260,6 @@ class Streams(Generic[S]):
             if at > entry.stored_version:
                 entry.stored, entry.stored_version = state, at
                 entry.give_up()
+                if self._snapshots is not None:
+                    self._snapshots.leave(stream, state, at, folded=len(tail))
             return bool(tail)

@@ -15,6 +15,8 @@ _SERVICE_FUNCTIONS = (
     "find_event",
     "position_of",
     "head",
+    "save_snapshot",
+    "read_snapshot",
 )
 OPERATIONS = "operation"
 """The stream category of what operators do; the administrator writes it (events.audit)."""

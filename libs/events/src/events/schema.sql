@@ -60,6 +60,14 @@ CREATE TABLE IF NOT EXISTS store.log (
     chain_hash bytea NOT NULL
 );
 
+-- States of long streams, for cold starts: a cache (events.snapshots).
+CREATE TABLE IF NOT EXISTS store.snapshots (
+    stream      text COLLATE "C" PRIMARY KEY,
+    version     bigint NOT NULL,
+    fingerprint bytea NOT NULL,
+    state       bytea NOT NULL
+);
+
 CREATE TABLE IF NOT EXISTS store.checkpoints (
     publisher text PRIMARY KEY,
     position  bigint NOT NULL
@@ -469,4 +477,23 @@ CREATE OR REPLACE FUNCTION store.chain_head(OUT epoch uuid, OUT "position" bigin
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
     SELECT s.epoch, coalesce(l.position, 0), coalesce(l.chain_hash, genesis())
     FROM store s LEFT JOIN (SELECT log.position, log.chain_hash FROM log ORDER BY log.position DESC LIMIT 1) l ON true
+$$;
+
+-- Whoever may append to a stream may keep one snapshot of it. A newer one of the same code is not replaced by an older.
+CREATE OR REPLACE FUNCTION store.save_snapshot(_stream text, _version bigint, _fingerprint bytea, _state bytea)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = store, pg_temp AS $$
+BEGIN
+    IF NOT may_read(_stream) THEN
+        RAISE insufficient_privilege USING MESSAGE = format('role %s may not snapshot stream %s', session_user, _stream);
+    END IF;
+    INSERT INTO snapshots AS s VALUES (_stream, _version, _fingerprint, _state)
+    ON CONFLICT (stream) DO UPDATE
+       SET version = excluded.version, fingerprint = excluded.fingerprint, state = excluded.state
+     WHERE s.fingerprint <> excluded.fingerprint OR s.version < excluded.version;
+END $$;
+
+CREATE OR REPLACE FUNCTION store.read_snapshot(_stream text, _fingerprint bytea, OUT version bigint, OUT state bytea)
+RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    SELECT s.version, s.state FROM snapshots s
+    WHERE s.stream = _stream AND s.fingerprint = _fingerprint AND may_read(_stream)
 $$;

@@ -17,6 +17,7 @@ __all__ = [
     "EventStore",
     "Found",
     "Head",
+    "StoredSnapshot",
     "StreamAppend",
     "VersionConflict",
     "recorded",
@@ -63,6 +64,13 @@ class Begun(NamedTuple):
     def appended(self) -> bool:
         """Whether it is known to be durable."""
         return self.request.appended
+
+
+class StoredSnapshot(NamedTuple):
+    """The encoded state of a stream at a version."""
+
+    version: int
+    state: bytes
 
 
 class Found(NamedTuple):
@@ -229,6 +237,19 @@ class EventStore:
         """The events at these positions, in order."""
         rows = await self._pool.fetch("SELECT * FROM store.read_positions($1)", positions)
         return [recorded(row) for row in rows]
+
+    async def read_snapshot(self, stream: str, fingerprint: bytes) -> StoredSnapshot | None:
+        """The stream's snapshot by the code of that fingerprint (events.snapshots)."""
+        row = await self._pool.fetchrow("SELECT * FROM store.read_snapshot($1, $2)", stream, fingerprint)
+        return StoredSnapshot(row["version"], row["state"]) if row is not None else None
+
+    async def save_snapshot(self, stream: str, version: int, fingerprint: bytes, state: bytes) -> None:
+        """Keeps a snapshot of a stream in a category of this role's own.
+
+        Raises:
+            asyncpg.InsufficientPrivilegeError: it is not.
+        """
+        await self._pool.execute("SELECT store.save_snapshot($1, $2, $3, $4)", stream, version, fingerprint, state)
 
     async def position_of(self, event_id: UUID) -> int | None:
         """The event's position; None while it has none yet, or does not exist."""

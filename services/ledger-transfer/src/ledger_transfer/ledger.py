@@ -23,8 +23,10 @@ from events.contracts.ledger import (
 from events.contracts.registry import Event
 from events.decisions import Decided, Refusal, Streams
 from events.envelope import Metadata, RecordedEvent, derived_id, new_id
+from events.snapshots import Snapshots
 from events.store import EventIdReused, EventStore, StreamAppend
 
+import ledger_transfer
 from ledger_transfer.accounts import record_fact
 from ledger_transfer.allowances import NewLimits, change_limits
 from ledger_transfer.bulk import BulkRequest, transfer_all
@@ -96,7 +98,8 @@ class Ledger:
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
-        self._streams = Streams(store, CATEGORY, LedgerState(), evolve, max_cached=_CACHED_MAX)
+        snapshots = Snapshots(store, LedgerState, ledger_transfer)
+        self._streams = Streams(store, CATEGORY, LedgerState(), evolve, max_cached=_CACHED_MAX, snapshots=snapshots)
 
     async def state(self, user_id: UUID) -> LedgerState:
         """The customer's ledger as of now. Holds that have expired may still be in it."""
