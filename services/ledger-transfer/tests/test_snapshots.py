@@ -1,6 +1,6 @@
 """A ledger's state survives being kept as a snapshot: every part of it, to the type."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
@@ -23,7 +23,7 @@ def test_a_state_with_everything_in_it_comes_back_as_it_was() -> None:
         accounts={new_id(): _some(Account)},
         waiting={new_id(): Waiting(_some(Movement), Waiting(_some(Movement), None))},
         holds={new_id(): _some(Hold)},
-        usage={"INR": Usage(Windows(date(2026, 2, 12), date(2026, 2, 9), date(2026, 2, 1)), 1, 2, 3)},
+        usage={"INR": Usage(Windows(20_496, 20_493, 24_313), 1, 2, 3)},
         limits=Limits(daily_minor=1, weekly_minor=2, monthly_minor=3),
         step_ups={"jti": datetime(2026, 2, 12, 9, tzinfo=UTC)},
         rules=RuleBook(rules={new_id(): msgspec.structs.replace(_some(Rule), moved=Moved(1, 2, 3, 4, 5))}),
