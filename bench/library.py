@@ -6,7 +6,7 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from append import WRITERS, event
 from events.envelope import new_id
@@ -39,7 +39,7 @@ def _library(url: str, writers: int, each: int) -> list[float]:
     from eventsourcing.application import Application
 
     server = urlsplit(url)
-    application = Application[UUID](
+    application = Application(
         env={
             "PERSISTENCE_MODULE": "eventsourcing.postgres",
             "POSTGRES_DBNAME": server.path[1:],
