@@ -14,6 +14,7 @@ import append
 import latency
 import library
 import million
+import notifications
 import pipeline
 import transfers
 import wealth_figures
@@ -30,12 +31,14 @@ ON_SERVERS: dict[str, Bench] = {
     "pipeline": lambda stack: pipeline.measure(stack.fresh_cell()),
     "million": lambda stack: million.measure(stack.fresh_cell()),
     "wealth": lambda stack: wealth_figures.measure(stack.fresh_cell()),
+    "notifier": lambda stack: notifications.measure(stack.fresh_cell()),
 }
 """On PostgreSQL and RabbitMQ alone, each on a cell of its own."""
 
 ON_PRODUCT: dict[str, Bench] = {
     "transfers_http": transfers.over_http,
     "latency": latency.measure,
+    "notifier": notifications.measure_product,
 }
 """On the whole product, behind its origin."""
 

@@ -67,7 +67,7 @@ class World:
     async def append(self, stream: str, *events: Event, cause: UUID | None = None) -> UUID:
         """Appends as the publisher of that category; gives the id of the first event."""
         category, _, subject = stream.partition("-")
-        owned = category in ("ledger", "user")
+        owned = category in ("ledger", "user", "inbox")
         appended = await self._stores[PUBLISHERS[category]].append(
             [StreamAppend(stream, events)],
             event_id=new_id(),

@@ -1,0 +1,200 @@
+"""The notifier: durable grouping fed from the log, the way of what is critical to the inbox, the clock's punctuality."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, cast
+from uuid import UUID
+
+import asyncpg
+from events.contracts import identity, ledger
+from events.contracts.notification import NotificationRaised
+from events.envelope import new_id
+from events.sequencer import Sequencer
+from events.store import EventStore, StreamAppend
+from notifier.grouping import WINDOW
+from notifier.projections import PROJECTIONS
+from notifier.reactions import Grouping
+from report import ROUNDS, Figure, Line, quantile
+
+if TYPE_CHECKING:
+    from provision import Cell
+    from stack import Stack
+
+CUSTOMERS = 2_000
+PER_CUSTOMER = 15
+CHUNK = 2_000
+CRITICALS = 100
+GROUPS = 40
+UPSERTS = 3_000
+
+
+def _posted(account: UUID, amount_minor: int) -> ledger.AccountPosted:
+    def leg(name: str, signed: int) -> ledger.Leg:
+        return ledger.Leg(account_id=name, amount_minor=signed, currency="INR", balance_after_minor=100_000_00)
+
+    return ledger.AccountPosted(
+        account_id=account,
+        platform="bfc",
+        legs=(leg(str(account), amount_minor), leg("clearing:bfc", -amount_minor)),
+        type="transaction",
+        category="groceries",
+        counterparty="A shop",
+        item_id=str(account),
+        occurred_at=datetime.now(UTC),
+    )
+
+
+async def _fill(store: EventStore, sequencer: Sequencer, users: list[UUID]) -> None:
+    """One posting per customer after the other, so that neighbours in the log are never of one customer."""
+    for round_ in range(PER_CUSTOMER):
+        for start in range(0, len(users), 500):
+            await asyncio.gather(
+                *(
+                    store.append(
+                        [StreamAppend(f"ledger-{user}", (_posted(user, -(100 + round_)),))],
+                        event_id=new_id(),
+                        subject=user,
+                    )
+                    for user in users[start : start + 500]
+                )
+            )
+    while await sequencer.sequence():
+        pass
+
+
+async def _upsert_row_by_row(database: asyncpg.Pool, users: list[UUID]) -> float:
+    """What a group costs where each event updates its row: count and total alone, in one transaction per chunk."""
+    started_s = time.perf_counter()
+    async with database.acquire() as db:
+        for start in range(0, UPSERTS, CHUNK):
+            async with db.transaction():
+                await db.execute("SET LOCAL synchronous_commit = off")
+                for n in range(start, min(start + CHUNK, UPSERTS)):
+                    await db.execute(
+                        "INSERT INTO bench_group (user_id, key, count, total) VALUES ($1, 'transaction:INR', 1, $2)"
+                        " ON CONFLICT (user_id, key) DO UPDATE SET count = bench_group.count + 1,"
+                        " total = bench_group.total + excluded.total",
+                        users[n % len(users)],
+                        100,
+                    )
+    return UPSERTS / (time.perf_counter() - started_s)
+
+
+async def measure(cell: "Cell") -> list[Line]:
+    """Grouping, and telling what was grouped."""
+    ledger_store = await EventStore.connect(cell.store_url("ledger_transfer"))
+    store = await EventStore.connect(cell.store_url("notifier"))
+    relay = await asyncpg.connect(cell.store_url("relay"))
+    sequencer = await Sequencer.take_over(relay)
+    assert sequencer is not None
+    database = await asyncpg.create_pool(
+        cell.database_url("notifier"), min_size=2, max_size=4, server_settings={"jit": "off"}
+    )
+    grouping = Grouping(database, store)
+    await database.execute(
+        grouping.ddl
+        + "".join(projection.ddl for projection in PROJECTIONS)
+        + "CREATE TABLE bench_group (user_id uuid, key text, count int, total bigint, PRIMARY KEY (user_id, key))"
+    )
+    grouped: list[float] = []
+    told: list[float] = []
+    raw: list[float] = []
+    position = 0
+    for _ in range(ROUNDS):
+        users = [new_id() for _ in range(CUSTOMERS)]
+        await _fill(ledger_store, sequencer, users)
+        raw.append(await _upsert_row_by_row(database, users))
+        events = CUSTOMERS * PER_CUSTOMER
+        started_s = time.perf_counter()
+        while chunk := await store.read_log(position, CHUNK):
+            position = chunk[-1].position
+            if mine := [event for event in chunk if event.type in grouping.types]:
+                async with database.acquire() as proxy, proxy.transaction():
+                    await grouping.apply(cast(asyncpg.Connection, proxy), mine)
+        grouped.append(events / (time.perf_counter() - started_s))
+        later = datetime.now(UTC) + timedelta(seconds=10)
+        while await grouping.close_due(later, later):
+            pass
+        while await grouping.send_outbox():
+            pass
+        told.append(events / (time.perf_counter() - started_s))
+        position = await _skip(store, sequencer, position)
+    for opened in (database, relay):
+        await opened.close()
+    for each in (ledger_store, store):
+        await each.close()
+    per_group = f"≤ {PER_CUSTOMER} events of {CUSTOMERS:,} customers"
+    return [
+        Line(
+            f"notifier: log → groups committed, {per_group}",
+            Figure(grouped),
+            "events/s",
+            "row-by-row upsert",
+            Figure(raw),
+            "≥ 20,000/s",
+        ),
+        Line(
+            "notifier: log → groups told: closed, put into words, appended",
+            Figure(told),
+            "events/s",
+            "row-by-row upsert",
+            Figure(raw),
+            "",
+        ),
+    ]
+
+
+async def _skip(store: EventStore, sequencer: Sequencer, position: int) -> int:
+    """The end of the log: what was told is none of the grouping's business."""
+    while await sequencer.sequence():
+        pass
+    return max(position, (await store.head()).position)
+
+
+async def measure_product(stack: "Stack") -> list[Line]:
+    """Over the running product: critical → inbox, and how late the clock is."""
+    identity_store = await EventStore.connect(stack.cell.store_url("identity"))
+    ledger_store = await EventStore.connect(stack.cell.store_url("ledger_transfer"))
+    store = await EventStore.connect(stack.cell.store_url("notifier"))
+    database = await asyncpg.connect(stack.cell.database_url("notifier"))
+    latencies_ms: list[float] = []
+    for _ in range(CRITICALS):
+        user, session_id = new_id(), new_id()
+        session = identity.SessionStarted(
+            session_id=session_id, user_id=user, platform="bfc", acr=1, expires_at=datetime.now(UTC)
+        )
+        await identity_store.append(
+            [StreamAppend(f"session-{session_id}", (session,))], event_id=new_id(), subject=user
+        )
+        accepted_s = time.perf_counter()
+        while not await database.fetchval("SELECT count(*) FROM notification WHERE user_id = $1", user):
+            await asyncio.sleep(0.001)
+        latencies_ms.append((time.perf_counter() - accepted_s) * 1000)
+    users = [new_id() for _ in range(GROUPS)]
+    for user in users:
+        await ledger_store.append(
+            [StreamAppend(f"ledger-{user}", (_posted(user, -100),))], event_id=new_id(), subject=user
+        )
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(WINDOW.total_seconds() + 1)
+    late_ms: list[float] = []
+    for user in users:
+        for event in await store.read_stream(f"inbox-{user}"):
+            if isinstance(event.payload, NotificationRaised):
+                due = event.payload.opened_at + WINDOW
+                late_ms.append((event.recorded_at - due).total_seconds() * 1000)
+    assert len(late_ms) == GROUPS
+    await database.close()
+    for each in (identity_store, ledger_store, store):
+        await each.close()
+    return [
+        Line("critical: accepted → in the inbox, p50", Figure([quantile(latencies_ms, 0.5)]), "ms", "", None, ""),
+        Line(
+            "critical: accepted → in the inbox, p99", Figure([quantile(latencies_ms, 0.99)]), "ms", "", None, "≤ 100 ms"
+        ),
+        Line("group closed and recorded after its 5 s, p50", Figure([quantile(late_ms, 0.5)]), "ms late", "", None, ""),
+        Line(
+            "group closed and recorded after its 5 s, p99", Figure([quantile(late_ms, 0.99)]), "ms late", "", None, ""
+        ),
+    ]

@@ -1,0 +1,428 @@
+"""The channels over a real SMTP server and real HTTP endpoints: delivered, refused, hanging, gone."""
+
+import asyncio
+import base64
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.policy import default as modern
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import http_ece
+import jwt
+import pytest
+from aiohttp import web
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+from chassis.egress import Egress
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from events.contracts import identity, ledger
+from events.contracts.notification import NotificationRaised, PreferenceChanged, QuietHours
+from events.envelope import new_id, platform_stream
+from events.sealing import SubjectKeys
+from notifier import deliveries
+from notifier.channels import Mail, Webhook, WebPush
+from notifier.deliveries import DeliveryLedger, OutsideChannel
+from notifier.sending import Channels, Sender
+from notifier.settings import Settings
+from standardwebhooks import Webhook as Verifier
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from samples import opened, posting, risk
+
+if TYPE_CHECKING:
+    from provision import Cell
+
+    from conftest import Desk
+
+pytestmark = pytest.mark.integration
+
+BROKER = platform_stream("vyomo", "VY-1")
+MASTER = base64.b64encode(bytes(range(32))).decode()
+EMAIL = "asha@example.in"
+
+
+class Mailbox:
+    """What the SMTP server got; `answer` is what it says to a recipient, `pause_s` how long it thinks before."""
+
+    def __init__(self) -> None:
+        self.mails: list[Any] = []
+        self.recipients: list[str] = []
+        self.answer = "250 OK"
+        self.pause_s = 0.0
+
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if self.answer.startswith("250"):
+            envelope.rcpt_tos.append(address)
+        return self.answer
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        await asyncio.sleep(self.pause_s)
+        assert isinstance(envelope.content, bytes)
+        self.mails.append(message_from_bytes(envelope.content, policy=modern))
+        self.recipients += envelope.rcpt_tos
+        return "250 Taken"
+
+
+class Endpoint:
+    """A push service, or a webhook's receiver."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.status = 201
+        self.pause_s = 0.0
+        self.headers: dict[str, str] = {}
+        self.url = ""
+        self.port = 0
+
+    async def take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.requests.append(({name.lower(): value for name, value in request.headers.items()}, body))
+        await asyncio.sleep(self.pause_s)
+        return web.Response(status=self.status, headers=self.headers)
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    made = Endpoint()
+    app = web.Application()
+    app.router.add_post("/{name}", made.take)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.port = runner.addresses[0][1]
+    made.url = f"http://127.0.0.1:{made.port}"
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+def mailbox() -> Any:
+    box: Any = Mailbox()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        box.port = probe.getsockname()[1]
+    controller = Controller(box, hostname="127.0.0.1", port=box.port)
+    controller.start()
+    yield box
+    controller.stop()
+
+
+class Post:
+    """The sender, driven step by step, with the keys that open addresses."""
+
+    def __init__(self, desk: "Desk", sender: Sender, seal: SubjectKeys) -> None:
+        self.desk = desk
+        self.sender = sender
+        self.seal = seal
+
+    async def customer(self) -> UUID:
+        user = new_id()
+        profile = json.dumps({"email": EMAIL, "full_name": "Asha", "phone": "+91"})
+        sealed = await self.seal.seal(user, profile, "profile")
+        link = identity.LinkConfirmed(
+            link_id=new_id(), platform="vyomo", platform_customer_id="VY-1", platform_stream=BROKER
+        )
+        await self.desk.append(f"user-{user}", identity.UserRegistered(user_id=user, sealed_profile=sealed), link)
+        return user
+
+    async def send(self, channel: OutsideChannel, at: datetime | None = None) -> int:
+        """What is due on a channel at an instant (now); how many attempts that were."""
+        claimed = await deliveries.claim(self.desk.world.db, channel, at or datetime.now(UTC), 100)
+        await asyncio.gather(*(self.sender.deliver(delivery) for delivery in claimed))
+        return len(claimed)
+
+    async def rows(self, channel: OutsideChannel) -> list[Any]:
+        return await self.desk.world.db.fetch(  # type: ignore[no-any-return]
+            "SELECT * FROM delivery WHERE channel = $1 ORDER BY updated_at, id", channel
+        )
+
+
+@asynccontextmanager
+async def open_post(cell: "Cell", desk: "Desk", settings: Settings) -> AsyncIterator[Post]:
+    seal = await SubjectKeys.connect(cell.keys_url("identity"), MASTER)
+    keys = await SubjectKeys.connect(cell.keys_url("notifier"), MASTER)
+    async with Egress(settings.allowed_targets.split(","), timeout_s=settings.send_timeout_s) as egress:
+        channels = Channels(Mail(settings), WebPush(settings, egress), Webhook(egress))
+        yield Post(desk, Sender(desk.world.db, keys, channels, settings), seal)
+    await seal.close()
+    await keys.close()
+
+
+@pytest.fixture
+async def post(cell: "Cell", desk: "Desk", mailbox: Any, endpoint: Endpoint) -> AsyncIterator[Post]:
+    from conftest import settings_of
+
+    settings = settings_of(
+        smtp_host="127.0.0.1",
+        smtp_port=mailbox.port,
+        smtp_security="none",
+        allowed_targets=f"127.0.0.1:{endpoint.port}",
+        send_timeout_s=0.5,
+    )
+    async with open_post(cell, desk, settings) as opened_post:
+        yield opened_post
+
+
+def soon(seconds: float = 6) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+async def test_a_critical_notification_is_mailed_once(post: Post, mailbox: Any) -> None:
+    user = await post.customer()
+    await post.desk.append(BROKER, risk("critical"))
+    await post.desk.run()
+    assert await post.send("email") == 1
+    (mail,) = mailbox.mails
+    assert mailbox.recipients == [EMAIL]
+    assert mail["Subject"] == "⚠️ Risk alert: Critical"
+    assert "Margin is at 92 %" in mail.get_content()
+    (row,) = await post.rows("email")
+    assert (row["status"], row["attempts"], row["response_code"]) == ("delivered", 1, 250)
+    assert mail["Message-ID"].startswith(f"<{row['id']}@")
+    assert EMAIL not in repr(row)
+    # The consumer that fills the ledger is replayed from the start: nothing is sent again.
+    events = [e for e in await post.desk.store.read_log(0) if e.type in DeliveryLedger.types]
+    async with post.desk.world.db.acquire() as db, db.transaction():
+        await DeliveryLedger().apply(db, events)  # type: ignore[arg-type]
+    assert await post.send("email", soon(30)) == 0
+    assert len(await post.desk.told(user)) == 1
+
+
+async def test_a_name_cannot_write_headers(post: Post, mailbox: Any) -> None:
+    user = await post.customer()
+    from events.contracts.notification import NotificationRequested
+
+    title = "x\r\nBcc: thief@example.com\r\n\r\nhello"
+    await post.desk.append(
+        f"inbox-{user}", NotificationRequested(category="alert", priority="critical", title=title, body="b")
+    )
+    await post.desk.run()
+    await post.send("email")
+    (mail,) = mailbox.mails
+    assert mail["Bcc"] is None
+    assert mailbox.recipients == [EMAIL]
+
+
+async def test_codes_are_mailed_at_once_and_forgotten(post: Post, mailbox: Any) -> None:
+    user = await post.customer()
+
+    async def issue(lives: timedelta) -> None:
+        code = identity.CodeIssued(
+            user_id=user,
+            code_id=new_id(),
+            purpose="password_reset",
+            code_hash="h",
+            code_sealed=await post.seal.seal(user, "483920", "code"),
+            to_sealed=await post.seal.seal(user, "new@example.in", "to"),
+            expires_at=datetime.now(UTC) + lives,
+        )
+        await post.desk.append(f"user-{user}", code)
+
+    await issue(timedelta(minutes=10))
+    await issue(timedelta(seconds=-1))  # too late already
+    await post.desk.run()
+    assert await post.send("email") == 1
+    (mail,) = mailbox.mails
+    assert mailbox.recipients == ["new@example.in"]
+    assert "483920" in mail.get_content()
+    assert "483920" not in mail["Subject"]
+    await deliveries.tidy(post.desk.world.db, datetime.now(UTC))
+    rows = await post.rows("email")
+    assert sorted((row["status"], row["code"]) for row in rows) == [("delivered", None), ("expired", None)]
+    assert await post.desk.told(user) == []  # a code is in no inbox
+
+
+async def test_mail_that_is_refused_hangs_or_must_wait(post: Post, mailbox: Any) -> None:
+    await post.customer()
+    cases = (("550 no such user", 0.0, "failed"), ("451 later", 0.0, "pending"), ("250 OK", 5.0, "pending"))
+    for answer, pause_s, status in cases:
+        mailbox.answer, mailbox.pause_s = answer, pause_s
+        await post.desk.append(BROKER, risk("critical"))
+        await post.desk.run()
+        await post.send("email")
+        row = (await post.rows("email"))[-1]
+        assert row["status"] == status, (answer, dict(row))
+    mailbox.answer, mailbox.pause_s = "250 OK", 0.0
+    assert await post.send("email", soon(30)) == 2
+    assert [row["status"] for row in await post.rows("email")].count("delivered") == 2
+
+
+async def test_an_attempt_that_died_is_not_repeated_by_mail_but_by_webhook(post: Post, endpoint: Endpoint) -> None:
+    user = await post.customer()
+    await add_webhook(post, user, endpoint)
+    await post.desk.append(BROKER, risk("critical"))
+    await post.desk.run()
+    db = post.desk.world.db
+    for channel in ("email", "webhook"):
+        assert len(await deliveries.claim(db, channel, datetime.now(UTC), 10)) == 1  # and the process dies
+        assert await deliveries.claim(db, channel, datetime.now(UTC), 10) == []  # another replica
+    await deliveries.tidy(db, soon(deliveries.CLAIM_S + 1))
+    assert await post.send("email", soon(99)) == 0
+    assert [row["status"] for row in await post.rows("email")] == ["unknown"]
+    assert await post.send("webhook", soon(99)) == 1
+    assert [row["status"] for row in await post.rows("webhook")] == ["delivered"]
+
+
+async def add_webhook(post: Post, user: UUID, endpoint: Endpoint) -> str:
+    secret = "whsec_" + base64.b64encode(os.urandom(24)).decode()
+    await post.desk.world.db.execute(
+        "INSERT INTO webhook_target (user_id, id, url, secret) VALUES ($1, $2, $3, $4)",
+        user,
+        new_id(),
+        f"{endpoint.url}/hook",
+        secret,
+    )
+    return secret
+
+
+async def test_a_webhook_is_signed_retried_and_given_up(post: Post, endpoint: Endpoint) -> None:
+    user = await post.customer()
+    secret = await add_webhook(post, user, endpoint)
+    endpoint.status = 503
+    await post.desk.append(BROKER, risk("critical"))
+    await post.desk.run()
+    at = datetime.now(UTC)
+    for _ in range(len(deliveries.RETRIES_S) + 1):
+        assert await post.send("webhook", at) == 1
+        at += timedelta(hours=2)
+    (row,) = await post.rows("webhook")
+    assert (row["status"], row["attempts"], row["reason"]) == ("exhausted", 7, "http_503")
+    assert len({headers["webhook-id"] for headers, _ in endpoint.requests}) == 1
+    headers, body = endpoint.requests[0]
+    assert Verifier(secret).verify(body, headers)["data"]["title"] == "Risk alert: Critical"
+    endpoint.status, endpoint.headers = 429, {"Retry-After": "900"}
+    await post.desk.append(BROKER, risk("critical"))
+    await post.desk.run()
+    await post.send("webhook")
+    row = (await post.rows("webhook"))[-1]
+    assert row["next_attempt_at"] - row["updated_at"] >= timedelta(seconds=899)
+    endpoint.status = 410
+    await post.send("webhook", soon(901))
+    assert await post.desk.world.db.fetchval("SELECT count(*) FROM webhook_target") == 0
+
+
+class Browser:
+    """A subscription and the keys to read what comes over it (RFC 8291)."""
+
+    def __init__(self, endpoint: Endpoint, name: str) -> None:
+        self.private = ec.generate_private_key(ec.SECP256R1())
+        self.auth = os.urandom(16)
+        self.endpoint = f"{endpoint.url}/{name}"
+
+    @property
+    def subscription(self) -> dict[str, Any]:
+        point = self.private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        return {"endpoint": self.endpoint, "keys": {"p256dh": _b64(point), "auth": _b64(self.auth)}}
+
+    def read(self, body: bytes) -> Any:
+        return json.loads(http_ece.decrypt(body, private_key=self.private, auth_secret=self.auth))
+
+
+def _b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+async def subscribe(post: Post, user: UUID, browser: Browser) -> None:
+    keys = browser.subscription["keys"]
+    await post.desk.world.db.execute(
+        "INSERT INTO push_subscription (id, user_id, endpoint, p256dh, auth) VALUES ($1, $2, $3, $4, $5)",
+        new_id(),
+        user,
+        browser.endpoint,
+        keys["p256dh"],
+        keys["auth"],
+    )
+
+
+async def test_web_push_reaches_the_browser_and_dead_ones_are_pruned(post: Post, endpoint: Endpoint) -> None:
+    user = await post.customer()
+    browser = Browser(endpoint, "alive")
+    await subscribe(post, user, browser)
+    await post.desk.append(BROKER, risk("critical"))
+    await post.desk.run()
+    assert await post.send("web_push") == 1
+    ((headers, body),) = endpoint.requests
+    shown = browser.read(body)
+    assert (shown["title"], shown["priority"]) == ("Risk alert: Critical", "critical")
+    assert shown["actions"][0]["href"] == "/api/wealth/net-worth"
+    assert (headers["content-encoding"], headers["urgency"]) == ("aes128gcm", "high")
+    assert 0 < int(headers["ttl"]) <= 4 * 3600
+    scheme, _, parameters = headers["authorization"].partition(" ")
+    assert scheme == "vapid"
+    token = dict(part.strip().split("=", 1) for part in parameters.split(","))["t"]
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert claims["aud"] == endpoint.url
+    endpoint.status = 410
+    await post.desk.append(BROKER, risk("critical"))
+    await post.desk.run()
+    await post.send("web_push")
+    assert [row["reason"] for row in await post.rows("web_push")][-1] == "gone"
+    assert await post.desk.world.db.fetchval("SELECT count(*) FROM push_subscription") == 0
+
+
+async def test_a_channel_that_hangs_holds_up_no_other(post: Post, endpoint: Endpoint, mailbox: Any) -> None:
+    """The real loops: the push service never answers, and the mail is out long before it is given up on."""
+    user = await post.customer()
+    await subscribe(post, user, Browser(endpoint, "slow"))
+    endpoint.pause_s = 30
+    loops = [asyncio.create_task(post.sender.send_forever(channel)) for channel in ("web_push", "email")]
+    await post.desk.append(BROKER, risk("critical"))
+    await post.desk.run()
+    async with asyncio.timeout(5):
+        while not mailbox.mails:
+            await asyncio.sleep(0.01)
+        while not (rows := await post.rows("web_push")) or rows[0]["status"] != "pending" or not rows[0]["attempts"]:
+            await asyncio.sleep(0.05)
+    assert rows[0]["reason"] == "timeout"
+    for loop in loops:
+        loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def test_the_night_is_mailed_as_one_digest(post: Post, mailbox: Any) -> None:
+    user = await post.customer()
+    nights = QuietHours(days=("mon", "tue", "wed", "thu", "fri", "sat", "sun"), start="00:00", end="00:00")
+    await post.desk.append(f"inbox-{user}", PreferenceChanged(quiet_hours=(nights,)))
+    account = new_id()
+    await post.desk.append(f"ledger-{user}", opened(account), posting(-100, below_floor=True))
+    await post.desk.append(
+        f"ledger-{user}",
+        ledger.LimitsChanged(daily_minor=1, weekly_minor=1, monthly_minor=1, changed_at=datetime.now(UTC)),
+    )
+    await post.desk.run()
+    await post.desk.tick(soon())
+    assert await post.rows("email") == []
+    await post.desk.append(f"inbox-{user}", PreferenceChanged())
+    await post.desk.run()
+    await post.desk.tick(soon())
+    raised = [event for event in await post.desk.told(user) if isinstance(event, NotificationRaised)]
+    assert len(raised) >= 2
+    assert await post.send("email", soon(10)) == 1
+    (mail,) = mailbox.mails
+    assert mail["Subject"] == f"{len(raised)} notifications while you were away"
+    assert all(event.title in mail.get_content() for event in raised)
+
+
+async def test_a_target_in_our_own_network_is_never_connected_to(post: Post, endpoint: Endpoint) -> None:
+    user = await post.customer()
+    other = Endpoint()
+    other.url = "http://127.0.0.2:1"
+    await add_webhook(post, user, other)
+    await post.desk.append(BROKER, risk("critical"))
+    await post.desk.run()
+    await post.send("webhook")
+    (row,) = await post.rows("webhook")
+    assert (row["status"], row["reason"]) == ("failed", "url_not_allowed")
