@@ -94,6 +94,11 @@ class Applications:
                 specific[f"{platform.upper()}_URL"] = self.url(SIMULATORS[platform])
         elif service == "search":
             specific = {"INDEX_DIRECTORY": str(self._directory / "search-index")}
+        elif service == "notifier":
+            specific = {
+                "VAPID_PRIVATE_KEY": self._credentials.vapid_private_key,
+                "ALLOWED_TARGETS": ",".join(f"127.0.0.1:{self._ports[name]}" for name in SIMULATORS.values()),
+            }
         if service in KEY_RIGHTS:
             specific["SUBJECT_KEYS_URL"] = self._cell.keys_url(service)
             specific["SUBJECT_MASTER_KEY"] = self._credentials.subject_master_key

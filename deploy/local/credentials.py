@@ -23,6 +23,8 @@ class Credentials(NamedTuple):
     """Base64 of 32 bytes."""
     subject_master_key: str
     """Base64 of 32 bytes: wraps the keys of the data subjects."""
+    vapid_private_key: str
+    """Base64url of 32 bytes: signs web push messages."""
     feed_secrets: dict[str, str]
     """By platform, `whsec_…`."""
     announce_secrets: dict[str, str]
@@ -65,6 +67,7 @@ def _generate() -> Credentials:
         cursor_secrets={service: secrets.token_urlsafe(32) for service in SERVICES},
         identity_key=base64.b64encode(secrets.token_bytes(32)).decode(),
         subject_master_key=base64.b64encode(secrets.token_bytes(32)).decode(),
+        vapid_private_key=base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode(),
         feed_secrets={
             platform: "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() for platform in PLATFORMS
         },

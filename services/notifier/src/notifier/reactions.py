@@ -61,7 +61,7 @@ DDL = """
         deadline timestamptz,
         state bytea NOT NULL,
         PRIMARY KEY (user_id, key)
-    );
+    ) WITH (fillfactor = 60); -- rewritten in place while a group gathers
     CREATE INDEX IF NOT EXISTS lane_due ON lane (deadline) WHERE deadline IS NOT NULL;
     CREATE TABLE IF NOT EXISTS sighting (
         user_id uuid NOT NULL,

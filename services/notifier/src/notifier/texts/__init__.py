@@ -22,7 +22,7 @@ IST = fixed_zone(timedelta(hours=5, minutes=30), "IST")
 """India has one zone and no daylight saving time."""
 
 
-class Money(msgspec.Struct, frozen=True, tag="money", array_like=True):
+class Money(msgspec.Struct, frozen=True, gc=False, tag="money", array_like=True):
     """₹50,000 in rupees, "USD 50.00" in anything else; with `plus` a gain gets its sign."""
 
     minor: int
@@ -30,17 +30,17 @@ class Money(msgspec.Struct, frozen=True, tag="money", array_like=True):
     plus: bool = False
 
 
-class Account(msgspec.Struct, frozen=True, tag="account", array_like=True):
+class Account(msgspec.Struct, frozen=True, gc=False, tag="account", array_like=True):
     """What the customer calls the account, e.g. "BFC savings account SB-1001"."""
 
     account_id: UUID
 
 
-class Moment(msgspec.Struct, frozen=True, tag="moment", array_like=True):
+class Moment(msgspec.Struct, frozen=True, gc=False, tag="moment", array_like=True):
     at: datetime
 
 
-class Word(msgspec.Struct, frozen=True, tag="word", array_like=True):
+class Word(msgspec.Struct, frozen=True, gc=False, tag="word", array_like=True):
     """An entry of `[words]` or `[names]`, itself perhaps a template over one value."""
 
     key: str
