@@ -211,7 +211,7 @@ def test_the_same_reference_on_one_platform_is_two_payments() -> None:
 
 
 def test_a_third_report_is_a_new_fact() -> None:
-    reports = [("bfc", -1), ("vyomo", 1), ("bfc", -1)]
+    reports = [("bfc", -1), ("vyomo", 1), ("vyomo", 1)]
     facts = [fact(posting(sign * 100, reference="U", platform=p), n=n) for n, (p, sign) in enumerate(reports)]
     (found,) = told(*facts)
     assert found.count == 2
