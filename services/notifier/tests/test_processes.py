@@ -169,8 +169,7 @@ class Listener:
 
 @pytest.fixture
 async def product(cell: "Cell", tmp_path: Path) -> AsyncIterator[Product]:
-    for service in ("notifier", "identity"):
-        cell.database_url(service)
+    cell.database_url("notifier")
     shared = {
         "CURSOR_SECRET": secrets.token_hex(32),
         "SUBJECT_MASTER_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
