@@ -145,7 +145,7 @@ class Post:
         return len(claimed)
 
     async def rows(self, channel: OutsideChannel) -> list[Any]:
-        return await self.desk.world.db.fetch(  # type: ignore[no-any-return]
+        return await self.desk.world.db.fetch(
             "SELECT * FROM delivery WHERE channel = $1 ORDER BY updated_at, id", channel
         )
 
