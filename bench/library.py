@@ -26,8 +26,8 @@ def _aggregate() -> Any:
     from eventsourcing.domain import Aggregate
     from eventsourcing.domain import event as fact
 
-    class Transfers(Aggregate):  # type: ignore[misc]
-        @fact("Completed")  # type: ignore[untyped-decorator]
+    class Transfers(Aggregate):
+        @fact("Completed")
         def complete(self, transfer_id: str, from_account: str, to_account: str, amount_minor: int) -> None:
             pass
 
