@@ -16,6 +16,7 @@ import library
 import million
 import notifications
 import pipeline
+import rebuild
 import transfers
 import wealth_figures
 from report import Line, print_report
@@ -29,6 +30,7 @@ ON_SERVERS: dict[str, Bench] = {
     "transfers": lambda stack: transfers.in_process(stack.fresh_cell()),
     "library": lambda stack: library.measure(stack.fresh_cell()),
     "pipeline": lambda stack: pipeline.measure(stack.fresh_cell()),
+    "rebuild": lambda stack: rebuild.measure(stack.fresh_cell()),
     "million": lambda stack: million.measure(stack.fresh_cell()),
     "wealth": lambda stack: wealth_figures.measure(stack.fresh_cell()),
     "notifier": lambda stack: notifications.measure(stack.fresh_cell()),

@@ -1,6 +1,11 @@
 """`GET /api/sync/events` for outside subscribers: everyone's public events, page by page, and nothing private."""
 
+import asyncio
+import json
+import os
+import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -62,6 +67,44 @@ async def test_who_may_not(gateway: "Gateway", ledger_store: EventStore) -> None
     cursor = (await gateway.get("/api/sync/events?limit=1", ops_token(gateway))).body["next_cursor"]
     stolen = await gateway.get(f"/api/sync/events?cursor={cursor}", gateway.token(user_id))
     assert (stolen.status, stolen.body["code"]) == (400, "invalid_cursor")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="the example needs Node")
+async def test_the_example_in_another_language_catches_up_and_resumes(
+    gateway: "Gateway", ledger_store: EventStore, tmp_path: Path
+) -> None:
+    script = Path(__file__).parents[3] / "docs" / "examples" / "subscriber.mjs"
+    user_id = uuid4()
+
+    async def caught_up() -> list[int]:
+        process = await asyncio.create_subprocess_exec(
+            "node",
+            str(script),
+            "ledger.transfer.*",
+            env={
+                "PATH": os.environ["PATH"],
+                "ORIGIN_URL": gateway.http,
+                "ACCESS_TOKEN": ops_token(gateway),
+                "STATE": str(tmp_path / "state"),
+            },
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate()
+        assert process.returncode == 0
+        events = [json.loads(line) for line in out.splitlines()]
+        return [event["data"]["amount_minor"] for event in events if event["subject"] == str(user_id)]
+
+    async def until(expected: list[int]) -> None:
+        got: list[int] = []
+        async with asyncio.timeout(20):
+            while got != expected:
+                got += await caught_up()
+                assert len(got) <= len(expected), "nothing twice"
+
+    await append(ledger_store, user_id, *range(1, 251))
+    await until(list(range(1, 251)))
+    await append(ledger_store, user_id, 251, 252)
+    await until([251, 252])
 
 
 def test_sealed_fields_stay_inside() -> None:

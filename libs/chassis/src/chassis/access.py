@@ -26,6 +26,7 @@ class VerificationKeys:
     """Projection of identity's signing keys. A retired key stays in the table, never to be trusted again."""
 
     name = "verification_keys"
+    repeatable = True
     types = frozenset({_PUBLISHED, _RETIRED})
     ddl = """
         CREATE TABLE IF NOT EXISTS verification_key (
@@ -62,6 +63,7 @@ class RevokedSessions:
     """
 
     name = "revoked_sessions"
+    repeatable = True
     types = frozenset({_REVOKED})
     ddl = """
         CREATE TABLE IF NOT EXISTS revoked_session (

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ _tracer = trace.get_tracer("events.consumer")
 _propagator = TraceContextTextMapPropagator()
 
 _MAX_LINKS = 64
+_TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS \"?(\w+)", re.IGNORECASE)
 _ATTEMPTS_BEFORE_PARKING = 4
 _FIRST_PAUSE_S = 0.1
 """Before the second attempt at an event of its own fault; doubled for each further one, with jitter."""
@@ -42,12 +44,12 @@ DDL = (
         position bigint NOT NULL DEFAULT 0,
         epoch uuid,
         parkings bigint NOT NULL DEFAULT 0,
-        effects text[] NOT NULL DEFAULT '{}'
+        tables text[] NOT NULL DEFAULT '{}'
     );
     DO $$ BEGIN
-        IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'consumed'::regclass AND attname = 'effects') THEN
+        IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'consumed'::regclass AND attname = 'tables') THEN
             ALTER TABLE consumed ADD COLUMN IF NOT EXISTS parkings bigint NOT NULL DEFAULT 0,
-                                 ADD COLUMN IF NOT EXISTS effects text[] NOT NULL DEFAULT '{}';
+                                 ADD COLUMN IF NOT EXISTS tables text[] NOT NULL DEFAULT '{}';
         END IF;
     END $$;
 """
@@ -63,9 +65,10 @@ class Handler(Protocol):
     (database, network, timeout) pauses the consumer; any other exception is the event's own fault and, after some
     attempts, parks its stream.
 
-    Two more attributes may be there. `repeatable = True` says that applying an event which was applied before changes
-    nothing: then it may be replayed. `effects` names tables whose new rows make things happen outside (deliveries,
-    mails), each with words for people: a replay and a rebuild leave these tables as they are.
+    Three more attributes may be there. `repeatable = True` says that applying an event which was applied before
+    changes nothing: then it may be replayed. `effects` names tables whose new rows make things happen outside
+    (deliveries, mails), each with words for people: a replay and a rebuild leave these tables as they are. `kept`
+    names tables of what the log does not hold: a rebuild leaves them, too.
     """
 
     @property
@@ -74,6 +77,12 @@ class Handler(Protocol):
     def types(self) -> frozenset[str]: ...
 
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None: ...
+
+
+def derived_tables(handler: Handler) -> list[str]:
+    """The tables of a handler that the log alone can fill again."""
+    others = {*getattr(handler, "effects", ()), *getattr(handler, "kept", ())}
+    return sorted(set(_TABLE.findall(handler.ddl)) - others)
 
 
 class Consumer:
@@ -189,10 +198,10 @@ class Consumer:
             await db.execute("SELECT pg_advisory_xact_lock(hashtext('consumer.ddl'))")
             await db.execute(DDL + self._handler.ddl)
             await db.execute(
-                "INSERT INTO consumed (consumer, effects) VALUES ($1, $2)"
-                " ON CONFLICT (consumer) DO UPDATE SET effects = excluded.effects",
+                "INSERT INTO consumed (consumer, tables) VALUES ($1, $2)"
+                " ON CONFLICT (consumer) DO UPDATE SET tables = excluded.tables",
                 self.name,
-                sorted(getattr(self._handler, "effects", ())),
+                derived_tables(self._handler),
             )
             await self._parking.ask_for_unknown(cast(asyncpg.Connection, db))
         await self._reload()

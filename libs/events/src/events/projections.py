@@ -16,7 +16,7 @@ class Projection(Protocol):
     deterministic in the events alone (no clock, no randomness), so that a rebuild gives the same rows.
     `ddl` is idempotent and names its tables without a schema: a rebuild fills them in another one.
 
-    `repeatable` and `effects` may be there too, as on a consumer's `Handler`.
+    `repeatable`, `effects` and `kept` may be there too, as on a consumer's `Handler`.
     """
 
     @property
@@ -38,8 +38,10 @@ class Projections:
         self.types = frozenset().union(*(projection.types for projection in self._projections))
         self.repeatable = all(getattr(projection, "repeatable", False) for projection in self._projections)
         self.effects: dict[str, str] = {}
+        self.kept: set[str] = set()
         for projection in self._projections:
             self.effects |= getattr(projection, "effects", {})
+            self.kept |= set(getattr(projection, "kept", ()))
 
     @property
     def names(self) -> list[str]:

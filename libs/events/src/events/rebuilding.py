@@ -301,7 +301,8 @@ class Rebuild:
         )
         if other := [row["relname"] for row in rows if row["relkind"] not in (b"r", b"p")]:
             raise Refused(f"only tables can be swapped, and {', '.join(other)} is none")
-        return [row["relname"] for row in rows if row["relname"] not in self._projections.effects]
+        others = self._projections.kept | self._projections.effects.keys()
+        return [row["relname"] for row in rows if row["relname"] not in others]
 
     async def _at_equal_position(self) -> _Target:
         """Inside a transaction of `live`: locks the consumer's row and brings the generation to its position."""

@@ -7,7 +7,7 @@ again, because its receiver knows it again by its id, and an e-mail is not (`unk
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -78,6 +78,9 @@ class DeliveryLedger:
     types = frozenset(
         contract_of(struct).type for struct in (NotificationRaised, identity.CodeIssued, identity.UserErased)
     )
+    repeatable = True
+    effects: ClassVar = {"delivery": "messages to customers"}
+    kept = ("push_subscription", "webhook_target")
     ddl = """
         CREATE TABLE IF NOT EXISTS delivery (
             id uuid PRIMARY KEY,

@@ -1,6 +1,6 @@
 """`sangam restored`: what to do after the event store came back from a backup."""
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import asyncpg
@@ -23,8 +23,6 @@ from events.cli.connection import (
     run,
 )
 
-_KEPT = ("consumed", "skipped", "operation", "generation")
-
 
 def restored(
     new_epoch: Annotated[
@@ -44,8 +42,8 @@ def restored(
 
     A restored log ends earlier than what consumers have applied; new events take positions that meant others before. So
     it gets a new epoch, and every consumer stops until it is accepted here. A service whose consumers all stand at or
-    before the restored end keeps its read models. One that is beyond starts from the log's beginning again; only tables
-    of outside effects (what was sent to whom) are kept, so that nothing is sent twice.
+    before the restored end keeps its read models. One that is beyond starts from the log's beginning again; only what
+    the log does not hold is kept, above all what was sent to whom, so that nothing is sent twice.
 
     Without an option nothing changes; exit code 1 if anybody stands in another epoch.
 
@@ -128,21 +126,15 @@ async def _accept(servers: Servers, service: str, epoch: UUID, verdict: str) -> 
         connection = await database.connection()
         async with connection.transaction():
             if verdict == "beyond":
-                kept = {*_KEPT, *await _effects(connection)}
-                tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+                tables = await connection.fetch("SELECT DISTINCT unnest(tables) AS name FROM consumed")
                 for table in tables:
-                    if table["tablename"] not in kept:
-                        await connection.execute(f'DROP TABLE public."{table["tablename"]}" CASCADE')
+                    await connection.execute(f'DROP TABLE IF EXISTS public."{table["name"]}" CASCADE')
+                await connection.execute("DELETE FROM parked")
                 for row in await connection.fetch("DELETE FROM generation RETURNING schema"):
                     if row["schema"] not in ("public", ""):
                         await connection.execute(f'DROP SCHEMA IF EXISTS "{row["schema"]}" CASCADE')
                 await connection.execute("UPDATE consumed SET position = 0, parkings = parkings + 1")
             await connection.execute("UPDATE consumed SET epoch = $1", epoch)
-
-
-async def _effects(connection: asyncpg.Connection) -> list[str]:
-    rows: list[Any] = await connection.fetch("SELECT DISTINCT unnest(effects) AS name FROM consumed")
-    return [row["name"] for row in rows]
 
 
 def _print(epoch: UUID, end: int | None, plan: dict[str, str]) -> None:

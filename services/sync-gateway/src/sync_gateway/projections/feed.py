@@ -48,6 +48,7 @@ class FeedProjection:
     """Every public event that is about a customer."""
 
     name = "feed"
+    repeatable = True
     types = PUBLIC_TYPES
     ddl = """
         CREATE TABLE IF NOT EXISTS feed (
