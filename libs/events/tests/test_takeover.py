@@ -124,7 +124,8 @@ async def test_takeover_after_sigkill_of_relays_and_replicas(cell: "Cell") -> No
         await asyncio.gather(writing, return_exceptions=True)
 
         async def all_there() -> bool:
-            return await seen() == await admin.fetchval("SELECT count(*) FROM store.events")
+            count: int = await admin.fetchval("SELECT count(*) FROM store.events")
+            return await seen() == count
 
         await eventually(all_there, 30)
     print(f"takeover: relay {relay_s:.2f} s, replica {replica_s:.2f} s")
