@@ -17,6 +17,7 @@ import million
 import notifications
 import pipeline
 import rebuild
+import rules
 import transfers
 import wealth_figures
 from report import Line, print_report
@@ -32,6 +33,7 @@ ON_SERVERS: dict[str, Bench] = {
     "pipeline": lambda stack: pipeline.measure(stack.fresh_cell()),
     "rebuild": lambda stack: rebuild.measure(stack.fresh_cell()),
     "million": lambda stack: million.measure(stack.fresh_cell()),
+    "rules": lambda stack: rules.measure(stack.fresh_cell()),
     "wealth": lambda stack: wealth_figures.measure(stack.fresh_cell()),
     "notifier": lambda stack: notifications.measure(stack.fresh_cell()),
 }

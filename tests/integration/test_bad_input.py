@@ -214,6 +214,11 @@ def send_made_up(visitor: Visitor, operation: Operation, mode: GenerationMode) -
     attack()
 
 
+def _may_say_nothing(operation: Operation) -> bool:
+    """Whether the body is optional: Litestar calls it required, and lets it be null."""
+    return any({"type": "null"} in body.definition["schema"].get("oneOf", ()) for body in operation.body)
+
+
 def test_requests_that_break_parsers(visitor: Visitor, operations: list[Operation]) -> None:
     """Bodies, queries and paths that no schema describes."""
     for operation in operations:
@@ -224,7 +229,7 @@ def test_requests_that_break_parsers(visitor: Visitor, operations: list[Operatio
         if operation.method.upper() in ("POST", "PUT", "PATCH"):
             for name, body in _BODIES:
                 response = visitor.send(operation.method.upper(), url, data=body, headers=_json_headers())
-                if operation.body:
+                if operation.body and not (_may_say_nothing(operation) and name in ("empty", "null")):
                     assert 400 <= response.status_code < 500, f"{operation.label} accepts a body that is {name}"
             response = visitor.send(operation.method.upper(), url, data=b"<x/>", headers={"Content-Type": "text/xml"})
             if operation.body:

@@ -112,6 +112,15 @@ def test_money_held_on_the_target_is_not_there() -> None:
     assert fired(story.move(WALLET, CURRENT, 400_00, timedelta(days=1))) == [400_00]
 
 
+def test_a_gap_below_zero_is_filled_no_further_than_the_worst_case_that_was_agreed_to() -> None:
+    story = Story(savings=10_000_00, wallet=1_000_00)
+    agreed = below(1_000_00, executions_per_day=1)
+    story.create(agreed)
+    assert story.rule().worst_case.per_day_minor == 1_000_00
+    assert fired(story.post(WALLET, -1_500_00)) == [1_000_00]  # a platform's fact is posted whatever the floor
+    assert story.balance(WALLET) == 500_00
+
+
 def test_a_chain_of_rules_is_one_append() -> None:
     story = Story(savings=10_000_00, wallet=1_000_00, current=500_00)
     story.create(below(500_00, source=SAVINGS, target=CURRENT), SECOND)
@@ -145,6 +154,20 @@ def test_a_reversal_is_not_undone_by_the_rule() -> None:
 
     assert fired(story.decided(reverse)) == []
     assert story.balance(WALLET) == 0
+
+
+def test_a_fixed_amount_moves_whole_or_not_at_all() -> None:
+    story = Story(savings=10_000_00)
+    story.create(below(1_000_00, fixed=100_00, per_day_minor=150_00))
+    assert outcomes(story.post(WALLET, -1_00)) == [("refused", "cap_reached", 100_00)]
+
+
+def test_a_clock_that_goes_back_over_midnight_gives_no_cap_back() -> None:
+    story = Story(savings=10_000_00)
+    story.now = india("2026-03-01T00:01")
+    story.create(below(1_000_00, fixed=100_00, per_day_minor=100_00, per_month_minor=100_00))
+    story.now = india("2026-02-28T23:59")
+    assert outcomes(story.post(WALLET, -1_00)) == [("refused", "cap_reached", 100_00)]
 
 
 # percentage
@@ -257,6 +280,16 @@ def test_an_occurrence_is_made_once_however_often_the_timer_looks() -> None:
 
 def _come_due(decision: Decision) -> None:
     come_due(decision, RULE, 1)
+
+
+def test_what_is_due_by_now_is_no_other_than_what_was_seen_to_be() -> None:
+    """The append's key names the occurrence that the timer saw; on the stream another one may be due by then."""
+    story = Story(savings=10_000_00)
+    story.create(daily(100_00))
+    story.now = india("2026-01-03T09:00")
+    seen_earlier, seen_now = "2026-01-02T03:30:00Z", "2026-01-03T03:30:00Z"
+    assert story.decided(lambda decision: come_due(decision, RULE, 1, seen_earlier)) == []
+    assert fired(story.decided(lambda decision: come_due(decision, RULE, 1, seen_now))) == [100_00]
 
 
 def test_a_clock_that_goes_back_makes_nothing_twice() -> None:

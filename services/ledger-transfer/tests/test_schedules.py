@@ -86,6 +86,14 @@ def test_a_day_that_a_place_left_out_is_not_due_twice() -> None:
     assert len(runs) == len(set(runs))
     assert [run.astimezone(ZoneInfo("Pacific/Apia")).day for run in runs] == [28, 29, 31, 1, 2]
 
+    assert due(schedule, runs[0], runs[2]) == Due(runs[2], missed=1)
+
+
+def test_a_time_that_clocks_skip_over_midnight_is_due_the_next_day() -> None:
+    """Toronto went from 23:30 on 30 March 1919 to 00:30 on the 31st."""
+    schedule = Scheduled(every="day", at="23:45", timezone="America/Toronto")
+    assert next_after(schedule, utc("1919-03-31T04:40+00:00")) == utc("1919-03-31T04:45+00:00")
+
 
 def test_two_days_without_us_are_made_up_for_once() -> None:
     schedule = Scheduled(every="day", at="09:00")

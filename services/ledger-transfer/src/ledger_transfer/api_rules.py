@@ -82,7 +82,7 @@ def rule_routes(
             raise _rule_not_found()
         return rule
 
-    @post("/api/auto-replenish", summary="Make a rule, active and evaluated at once")
+    @post("/api/auto-replenish", summary="Make a rule, active and evaluated at once", opt=MOVES_MONEY)
     async def create_rule(
         request: AnyRequest,
         data: RuleBody,
@@ -133,7 +133,7 @@ def rule_routes(
             raise _rule_not_found()
         return _detail(row)
 
-    @put("/api/auto-replenish/{rule_id:uuid}", summary="Give the rule other terms: a new version")
+    @put("/api/auto-replenish/{rule_id:uuid}", summary="Give the rule other terms: a new version", opt=MOVES_MONEY)
     async def change_rule(
         request: AnyRequest, rule_id: UUID, data: RuleBody, caller: Caller, step_up: ProvenStepUp | None
     ) -> Response[RuleView]:
@@ -150,7 +150,7 @@ def rule_routes(
         )
         return Response(rule_view(await current(caller.user_id, rule_id)), headers=_headers(decided))
 
-    @patch("/api/auto-replenish/{rule_id:uuid}/status", summary="Pause or resume the rule")
+    @patch("/api/auto-replenish/{rule_id:uuid}/status", summary="Pause or resume the rule", opt=MOVES_MONEY)
     async def change_status(request: AnyRequest, rule_id: UUID, data: StatusBody, caller: Caller) -> Response[RuleView]:
         reject_unknown(request)
         command = rule_commands.pause if data.status == "paused" else rule_commands.resume
