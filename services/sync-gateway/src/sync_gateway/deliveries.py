@@ -7,7 +7,7 @@ the signed body); `n` also counts what was asked for besides (tests, resends), a
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -110,6 +110,9 @@ DDL = """
 
 class DeliveryLedger:
     """The consumer's handler: every public event, for each webhook that wants it."""
+
+    effects: ClassVar = {"webhook_delivery": "webhooks"}
+    kept = ("webhook_endpoint", "webhook_lease", "webhook_attempt")
 
     def __init__(self, announcements: Announcements) -> None:
         self._announcements = announcements
