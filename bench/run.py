@@ -11,6 +11,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy" / "local"))
 
 import append
+import identity_figures
 import latency
 import library
 import million
@@ -43,6 +44,7 @@ ON_PRODUCT: dict[str, Bench] = {
     "transfers_http": transfers.over_http,
     "latency": latency.measure,
     "notifier": notifications.measure_product,
+    "identity": identity_figures.measure,
 }
 """On the whole product, behind its origin."""
 

@@ -206,3 +206,14 @@ async def test_access_tokens_live_five_minutes(client: "Client", sign_up: SignUp
     claims = claims_of((await sign_up(client)).login["access_token"])
     assert claims["exp"] - claims["iat"] == 300
     assert abs(claims["iat"] - time.time()) < 60
+
+
+async def test_a_narrowed_token_is_good_for_that_much_only(client: "Client", sign_up: SignUp) -> None:
+    person = await sign_up(client)
+    body = {**EXCHANGE, "subject_token": person.login["access_token"], "audience": "vyomo", "scope": "wealth:read"}
+    narrowed = (await person.post("/api/auth/exchange-token", body)).json()
+    other = type(person)(client, person.email, person.user_id, narrowed)
+    assert (await other.get("/api/auth/status")).status_code == 200
+    refused = await other.get("/api/auth/export")
+    assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
+    assert (await person.get("/api/auth/export")).status_code == 200

@@ -15,6 +15,7 @@ from litestar.types import Scope
 
 from chassis.problems import Problem, invalid_field
 from chassis.request import AnyConnection, AnyRequest
+from chassis.scopes import check_scope
 from chassis.tokens import OPS_AUDIENCE, PLATFORM_AUDIENCES, Caller, InvalidToken, TokenVerifier
 
 log = structlog.get_logger(__name__)
@@ -84,6 +85,8 @@ class Authentication:
             opt = connection.route_handler.opt
             audiences = _WITH_OPS if "ops_scope" in opt else PLATFORM_AUDIENCES
             caller = await verified_caller(self._verifier, token, audiences)
+            if caller.operator is None:
+                check_scope(caller.scopes, str(scope.get("method", "GET")), scope["path"])
             if "ops_scope" in opt:
                 caller = _allowed(caller, connection, opt)
                 if caller.operator is not None:

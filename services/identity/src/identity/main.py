@@ -14,6 +14,7 @@ from identity.accounts import Accounts
 from identity.assertions import AssertionVerifier, PlatformKeys
 from identity.backchannel import LogoutNotes, LogoutSender
 from identity.clients import OpsClient, OpsClients, apps_of, hash_of
+from identity.erasures import Erasures
 from identity.keyring import KeyRing
 from identity.linking import Linking
 from identity.openid import OpenId
@@ -81,6 +82,7 @@ async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
     openid = OpenId(apps, roots, user_streams, people, access_tokens, ring, identity_key)
     notes = LogoutNotes()
     runtime.consume("backchannel", notes)
+    runtime.consume("erasures", Erasures(accounts))
     sender = LogoutSender(runtime.database, http, apps, access_tokens, notes.noted)
     runtime.spawn(sender.run(), "back-channel logout")
     runtime.spawn(ring.tend_forever(), "tend signing keys")

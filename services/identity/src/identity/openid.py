@@ -29,11 +29,11 @@ from identity.people import People
 from identity.root_sessions import LOGOUT, RootSessions
 from identity.sealing import IdentityKey
 from identity.sessions import Grant, Session, SessionEnded
-from identity.tokens import CUSTOMER_SCOPE, AccessTokens, InvalidRefreshToken, SignedIds
+from identity.tokens import APP_SCOPE, AccessTokens, InvalidRefreshToken, SignedIds
 from identity.users import User
 
 OPENID_SCOPES = ("openid", "profile", "email", "phone")
-SCOPES = (*OPENID_SCOPES, *CUSTOMER_SCOPE.split())
+SCOPES = (*OPENID_SCOPES, *APP_SCOPE.split())
 ID_TOKEN_TYPE = "JWT"  # noqa: S105 - a type, not a secret
 STATE_LENGTH_MAX = 1024
 

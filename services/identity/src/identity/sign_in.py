@@ -178,22 +178,21 @@ class SignIn:
         address = device.address or ""
         holder = (await self._email_claims.load(claim_id))[0].holder
         await self._count_login(str(claim_id), address, holder)
-        user, _ = await self._users.load(holder or claim_id)
+        user, version = await self._users.load(holder or claim_id)
         stored = self._opened_hash(holder, user) if holder is not None else None
         if not await self._hashing.verify(stored, password) or holder is None:
             raise InvalidCredentials
-        await self._throttle.forgive("login_account", str(claim_id), all_of_them=True)
-        await self._throttle.forgive("login_address", address)
-        acr = ACR_PASSWORD
+        await self._throttle.forgive_login(str(claim_id), address)
+        acr, current = ACR_PASSWORD, user
         if user.mfa is not None:
             if otp is None:
                 raise OtpRequired
             await self._second_factor.prove(holder, otp)
             acr = ACR_SECOND_FACTOR
+            current, version = await self._users.load(holder)  # the code that was taken is in there
         while True:
             # The session begins only if the password that was shown is still the one: a change or an erasure
             # meanwhile has ended all sessions, and this one would outlive it.
-            current, version = await self._users.load(holder)
             if current.erased or current.sealed_password_hash != user.sealed_password_hash:
                 raise InvalidCredentials
             unchanged = StreamAppend(f"user-{holder}", (), version)
@@ -202,6 +201,7 @@ class SignIn:
                     holder, platform, acr=acr, mfa=current.mfa is not None, device=device, also=[unchanged]
                 )
             except VersionConflict:
+                current, version = await self._users.load(holder)
                 continue
             return opened, holder
 
@@ -390,11 +390,10 @@ class SignIn:
         await asyncio.gather(*self._background, return_exceptions=True)
 
     async def _count_login(self, account: str, address: str, holder: UUID | None) -> None:
-        await self._throttle.take("login_address", address)
         try:
-            await self._throttle.take("login_account", account)
+            await self._throttle.take_all(("login_address", address), ("login_account", account))
         except TooManyAttempts as error:
-            if error.first and holder is not None:
+            if error.first and error.kind == "login_account" and holder is not None:
                 # Afterwards, so that the answer takes as long as for an address nobody has.
                 task = asyncio.create_task(self._note_lock(holder))
                 self._background.add(task)

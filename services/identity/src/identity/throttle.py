@@ -25,11 +25,12 @@ _DDL = """
     CREATE INDEX IF NOT EXISTS attempt_ends_at ON attempt (ends_at);
 """
 _TAKE = """
-    INSERT INTO attempt AS a (key, taken, ends_at) VALUES ($1, 1, now() + $2)
+    INSERT INTO attempt AS a (key, taken, ends_at)
+    SELECT key, 1, now() + span FROM unnest($1::bytea[], $2::interval[]) AS asked(key, span) ORDER BY key
     ON CONFLICT (key) DO UPDATE SET
         taken = CASE WHEN a.ends_at <= now() THEN 1 ELSE least(a.taken, 1000000) + 1 END,
-        ends_at = CASE WHEN a.ends_at <= now() THEN now() + $2 ELSE a.ends_at END
-    RETURNING taken, extract(epoch FROM ends_at - now())::float8 AS left_s
+        ends_at = CASE WHEN a.ends_at <= now() THEN excluded.ends_at ELSE a.ends_at END
+    RETURNING key, taken, extract(epoch FROM ends_at - now())::float8 AS left_s
 """
 
 
@@ -80,13 +81,33 @@ class Throttle:
             TooManyAttempts
             OSError, asyncpg.PostgresError: it cannot be counted, and so must not be tried.
         """
-        limit = LIMITS[kind]
-        row = await self._database.fetchrow(_TAKE, self._hash(kind, key), limit.window)
-        assert row is not None
+        await self.take_all((kind, key))
+
+    async def take_all(self, *counted: tuple[Kind, str]) -> None:
+        """Counts one attempt under each of the keys; the first one over its limit is told.
+
+        Raises:
+            TooManyAttempts
+            OSError, asyncpg.PostgresError: it cannot be counted, and so must not be tried.
+        """
+        hashes = [self._hash(kind, key) for kind, key in counted]
+        rows = await self._database.fetch(_TAKE, hashes, [LIMITS[kind].window for kind, _ in counted])
+        by_hash = {row["key"]: row for row in rows}
         if random.randrange(_PRUNE_ONE_IN) == 0:  # noqa: S311 - when to sweep
             await self._database.execute("DELETE FROM attempt WHERE ends_at < now() - interval '1 minute'")
-        if row["taken"] > limit.attempts:
-            raise TooManyAttempts(kind, max(1, round(row["left_s"])), first=row["taken"] == limit.attempts + 1)
+        for (kind, _), hashed in zip(counted, hashes, strict=True):
+            row, attempts = by_hash[hashed], LIMITS[kind].attempts
+            if row["taken"] > attempts:
+                raise TooManyAttempts(kind, max(1, round(row["left_s"])), first=row["taken"] == attempts + 1)
+
+    async def forgive_login(self, account: str, address: str) -> None:
+        """Takes back what a login counted that had the right password: all of the account's, one of the address's."""
+        await self._database.execute(
+            "WITH account AS (DELETE FROM attempt WHERE key = $1)"
+            " UPDATE attempt SET taken = taken - 1 WHERE key = $2 AND taken > 0",
+            self._hash("login_account", account),
+            self._hash("login_address", address),
+        )
 
     async def forgive(self, kind: Kind, key: str, *, all_of_them: bool = False) -> None:
         """Takes back the attempt that succeeded, or all of them."""

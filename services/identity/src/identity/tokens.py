@@ -20,7 +20,10 @@ from identity.sealing import IdentityKey
 ACCESS_LIFETIME = timedelta(minutes=5)
 OPS_LIFETIME = timedelta(minutes=10)
 
-CUSTOMER_SCOPE = "accounts:read transfers:write sync:read wealth:read notifications:read search:read"
+APP_SCOPE = "accounts:read transfers:write sync:read wealth:read notifications:read search:read"
+"""What a platform's app may be granted (enforced by `chassis.scopes`)."""
+
+CUSTOMER_SCOPE = f"{APP_SCOPE} account:manage"
 """What a customer may do after a login."""
 
 _GENERATION_BYTES = 4

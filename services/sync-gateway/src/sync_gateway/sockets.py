@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import structlog
 from chassis.authentication import BEARER_SUBPROTOCOL, check_origin, socket_token
 from chassis.problems import Problem, unavailable
+from chassis.scopes import check_scope
 from chassis.tokens import Claims, InvalidToken, TokenVerifier
 from events.pg import is_outage
 from litestar import WebSocket
@@ -89,6 +90,7 @@ class SyncSockets:
         check_origin(socket, self._allowed_origins)
         try:
             claims = await self.verifier.verify(socket_token(socket))
+            check_scope(frozenset(claims.scope.split()), "GET", "/ws/sync")
         except (Problem, InvalidToken) as error:
             # A browser cannot see the status of a refused handshake, but it can see a close code.
             await _refuse(socket, CloseCode.UNAUTHENTICATED, _refusal(error))

@@ -15,6 +15,7 @@ from events.cli import (
     replay,
     restored,
     show,
+    shred,
     stats,
     subscribers,
     tail,
@@ -52,6 +53,7 @@ app.add_typer(parked_events, name="parked")
 
 app.command()(replay.replay)
 app.command()(rebuild.rebuild)
+app.command()(shred.shred)
 
 app.command()(consumers.consumers)
 
