@@ -19,6 +19,7 @@ import notifications
 import pipeline
 import rebuild
 import rules
+import search_load
 import transfers
 import wealth_figures
 from report import Line, print_report
@@ -35,6 +36,7 @@ ON_SERVERS: dict[str, Bench] = {
     "rebuild": lambda stack: rebuild.measure(stack.fresh_cell()),
     "million": lambda stack: million.measure(stack.fresh_cell()),
     "rules": lambda stack: rules.measure(stack.fresh_cell()),
+    "search": lambda stack: search_load.measure(stack.fresh_cell()),
     "wealth": lambda stack: wealth_figures.measure(stack.fresh_cell()),
     "notifier": lambda stack: notifications.measure(stack.fresh_cell()),
 }

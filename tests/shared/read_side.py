@@ -33,6 +33,7 @@ PUBLISHERS = {
     "bank_customer": "sync_gateway",
     "broker_client": "sync_gateway",
     "inbox": "notifier",
+    "wealth": "wealth",
 }
 
 

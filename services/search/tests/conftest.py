@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,10 @@ from search.projections import PROJECTIONS
 from search.replica import Replica
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from read_side import World, open_client, open_world
+from search_serving import open_replica
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -28,31 +29,6 @@ async def world(cell: "Cell") -> AsyncIterator[World]:
     async with open_world(cell, "search", PROJECTIONS) as opened:
         await recent.prepare(opened.db)
         yield opened
-
-
-@asynccontextmanager
-async def open_replica(world: World, directory: Path) -> AsyncIterator[Replica]:
-    """A replica that keeps its index; `world.deliver` returns when it has taken everything in."""
-
-    async def epoch() -> object:
-        return (await world.store.head()).epoch
-
-    replica = Replica(world.db, directory, epoch=epoch)
-    running = asyncio.create_task(replica.run())
-    deliver = world.deliver
-
-    async def deliver_and_index(batch: int = 1000) -> None:
-        await deliver(batch)
-        applied = await world.db.fetchval("SELECT position FROM document_applied")
-        assert await replica.contains(applied or 0, 20)
-
-    world.deliver = deliver_and_index  # type: ignore[method-assign]
-    try:
-        yield replica
-    finally:
-        world.deliver = deliver  # type: ignore[method-assign]
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 @pytest.fixture(params=["index", "postgresql"])

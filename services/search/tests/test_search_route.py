@@ -1,129 +1,17 @@
 """Search as a client gets it, from events alone."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlencode
-from uuid import UUID
 
 import httpx
 import pytest
 from chassis.consistency import HEADER, consistency_token
-from events.contracts import identity, ledger, trading
-from events.envelope import derived_id, new_id, platform_stream
+from events.envelope import derived_id, new_id
 from search import fallback
+from search_story import AT, BROKER, customer, linked, position, posted, search, trade, transfer
 
 pytestmark = pytest.mark.integration
-
-AT = datetime(2026, 2, 12, 9, tzinfo=UTC)
-BROKER = platform_stream("vyomo", "VY-1")
-
-
-def leg(account: object, amount: int, balance: int | None = None) -> ledger.Leg:
-    return ledger.Leg(account_id=str(account), amount_minor=amount, currency="INR", balance_after_minor=balance)
-
-
-def opened(account_id: UUID, kind: Literal["savings", "trading_wallet"]) -> ledger.AccountOpened:
-    return ledger.AccountOpened(
-        account_id=account_id,
-        platform="bfc" if kind == "savings" else "vyomo",
-        platform_account_id="A-1",
-        kind=kind,
-        currency="INR",
-        occurred_at=AT,
-    )
-
-
-def posted(
-    account_id: UUID,
-    amount: int,
-    counterparty: str | None = "Acme Ltd",
-    memo: str | None = None,
-    category: str = "salary",
-    at: datetime = AT,
-    type_: Literal["transaction", "trade"] = "transaction",
-) -> ledger.AccountPosted:
-    return ledger.AccountPosted(
-        account_id=account_id,
-        platform="bfc",
-        legs=(leg(account_id, amount, 0), leg("clearing:bfc", -amount)),
-        type=type_,
-        category=category,
-        counterparty=counterparty,
-        memo=memo,
-        item_id=str(new_id()),
-        occurred_at=at,
-    )
-
-
-def transfer(source: UUID, target: UUID, memo: str | None = None) -> ledger.TransferCompleted:
-    return ledger.TransferCompleted(
-        transfer_id=new_id(),
-        from_account_id=source,
-        to_account_id=target,
-        amount_minor=50_000_00,
-        currency="INR",
-        memo=memo,
-        legs=(leg(source, -50_000_00, 35_000_00), leg(target, 50_000_00, 50_000_00)),
-        completed_at=AT,
-    )
-
-
-def trade(symbol: str = "NIFTY CALL", at: datetime = AT) -> trading.TradeExecuted:
-    return trading.TradeExecuted(
-        item_id=str(new_id()),
-        customer_id="VY-1",
-        occurred_at=at,
-        trade_id=str(new_id()),
-        wallet_id="W1",
-        symbol=symbol,
-        underlying="NIFTY",
-        instrument="option",
-        side="buy",
-        quantity=50,
-        price_minor=120_50,
-        charges_minor=0,
-        currency="INR",
-    )
-
-
-def position(quantity: int = 50, at: datetime = AT) -> trading.PositionChanged:
-    return trading.PositionChanged(
-        item_id=str(new_id()),
-        customer_id="VY-1",
-        occurred_at=at,
-        position_id="P1",
-        symbol="NIFTY",
-        underlying="NIFTY",
-        instrument="future",
-        quantity=quantity,
-        average_price_minor=100,
-        mark_price_minor=22_000_00,
-        unrealized_pnl_minor=0,
-        currency="INR",
-    )
-
-
-def linked() -> identity.LinkConfirmed:
-    return identity.LinkConfirmed(
-        link_id=new_id(), platform="vyomo", platform_customer_id="VY-1", platform_stream=BROKER
-    )
-
-
-async def search(client: httpx.AsyncClient, world: Any, user_id: UUID, **query: Any) -> dict[str, Any]:
-    response = await client.get(f"/api/search?{urlencode(query)}", headers=world.bearer(user_id))
-    assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
-
-
-async def customer(world: Any, *events: Any) -> tuple[UUID, UUID, UUID]:
-    """A customer with two accounts and, on the first, what the events say."""
-    user, savings, wallet = new_id(), new_id(), new_id()
-    await world.append(f"ledger-{user}", opened(savings, "savings"), opened(wallet, "trading_wallet"))
-    if events:
-        await world.append(f"ledger-{user}", *(event(savings) for event in events))
-    await world.deliver()
-    return user, savings, wallet
 
 
 async def test_the_example(world: Any, client: httpx.AsyncClient) -> None:
@@ -349,3 +237,18 @@ async def test_a_read_contains_the_write_it_names(world: Any, client: httpx.Asyn
 async def test_needs_a_token(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/search?q=x")
     assert (response.status_code, response.json()["code"]) == (401, "unauthenticated")
+
+
+async def test_suggestions_come_from_the_callers_own(world: Any, client: httpx.AsyncClient) -> None:
+    user, _, _ = await customer(
+        world, lambda a: posted(a, 1, "Reliance Fresh"), lambda a: posted(a, 2, "Reliance Fresh")
+    )
+    other, _, _ = await customer(world, lambda a: posted(a, 1, "Reliable Secrets"))
+    for of, text, expected in (
+        (user, "rel", ["Reliance Fresh"]),
+        (user, "fre", ["Reliance Fresh"]),
+        (other, "rel", ["Reliable Secrets"]),
+        (new_id(), "rel", []),
+    ):
+        answer = await client.get(f"/api/search/suggestions?q={text}", headers=world.bearer(of))
+        assert [item["text"] for item in answer.json()["items"]] == expected

@@ -1,7 +1,5 @@
 """`/api/search`: one search box."""
 
-import asyncio
-import contextlib
 import time
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -14,19 +12,19 @@ from chassis.cursors import CursorCodec
 from chassis.money import format_amount
 from chassis.problems import invalid_field
 from chassis.tokens import Caller
-from events.outage import is_outage
 from litestar import delete, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import Parameter
 from prometheus_client import Counter
 
-from search import fallback, recent
+from search import fallback
 from search.actions import Action, actions_of
 from search.documents import DocumentType, Platform, State
 from search.engine import Found
 from search.filters import Filters, read_filters
 from search.folding import canonical
 from search.grammar import ParsedFilter, parse
+from search.recent import RecentSearches
 from search.replica import Replica
 from search.results import Facets, Place, Result
 from search.scoring import Highlight, Match, Query, name_key
@@ -37,7 +35,6 @@ QUERY_CHARACTERS_MAX = 200
 SUGGESTIONS_DEFAULT, SUGGESTIONS_MAX = 8, 20
 
 _CONTAINED_WAIT_S = 1.0
-_REMEMBER_WAIT_S = 0.25
 
 _answers = Counter("search_answers_total", "Answers by what gave them", ["engine"])
 
@@ -108,6 +105,7 @@ class RecentQueries(msgspec.Struct, frozen=True, kw_only=True):
 
 def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> list[HTTPRouteHandler]:
     """The routes of this service."""
+    searches = RecentSearches(database)
 
     @get("/api/search", summary="Search the caller's own data on both platforms")
     async def get_search(
@@ -143,11 +141,9 @@ def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> li
         after = None
         if cursor is not None:
             after = cursors.decode(cursor, Place, purpose=purpose, caller=caller.user_id)
-        answering = _answer(caller.user_id, caught_up, query, filters, after, limit)
+        found, truncated = await _answer(caller.user_id, caught_up, query, filters, after, limit)
         if after is None:
-            (found, truncated), _ = await asyncio.gather(answering, _remember(caller.user_id, q.strip()))
-        else:
-            found, truncated = await answering
+            searches.remember(caller.user_id, q.strip())
         next_cursor = None
         if found.next_place is not None:
             next_cursor = cursors.encode(found.next_place, purpose=purpose, caller=caller.user_id)
@@ -173,7 +169,7 @@ def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> li
         text = name_key(q)
         items = [
             SuggestedQuery(text=row["query"], kind="recent", type=None, count=0)
-            for row in await recent.recent(database, caller.user_id)
+            for row in await searches.of(caller.user_id)
             if name_key(row["query"]).startswith(text)
         ][: limit if not text else max(1, limit // 2)]
         if text:
@@ -192,12 +188,12 @@ def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> li
 
     @get("/api/search/recent", summary="The caller's last distinct queries")
     async def get_recent(caller: Caller) -> RecentQueries:
-        rows = await recent.recent(database, caller.user_id)
+        rows = await searches.of(caller.user_id)
         return RecentQueries(items=[RecentQuery(query=row["query"], searched_at=row["searched_at"]) for row in rows])
 
     @delete("/api/search/recent", summary="Forget the caller's queries")
     async def delete_recent(caller: Caller) -> None:
-        await recent.forget(database, caller.user_id)
+        await searches.forget(caller.user_id)
 
     async def _answer(
         user_id: UUID, caught_up: CaughtUp, query: Query, filters: Filters, after: Place | None, limit: int
@@ -216,16 +212,6 @@ def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> li
             return True
         applied = await database.fetchval("SELECT position FROM document_applied")
         return applied is None or await replica.contains(applied, _CONTAINED_WAIT_S)
-
-    async def _remember(user_id: UUID, query: str) -> None:
-        # An answer from the index needs no database: it does not fail, or wait long, for this.
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_REMEMBER_WAIT_S):
-                    await recent.remember(database, user_id, query)
-        except Exception as error:
-            if not is_outage(error):
-                raise
 
     return [get_search, get_suggestions, get_recent, delete_recent]
 

@@ -122,6 +122,9 @@ class SearchIndex:
         self.origin = meta.origin
         self._schema = build_schema()
         self._index = index
+        # Only a commit of ours changes anything. By itself the reader would look at the folder twice a second, from a
+        # thread of its own, and could meet files that are being deleted or mended.
+        index.config_reader(reload_policy="manual")
         self._writer = index.writer(WRITER_HEAP_BYTES, 1)
         self._vocabularies: OrderedDict[UUID, list[str]] = OrderedDict()
         self._touched: set[UUID] = set()
@@ -174,7 +177,6 @@ class SearchIndex:
     @guarded
     def close(self) -> None:
         """Ends the writing threads; what is not committed is gone."""
-        self._writer.rollback()
         self._writer = None  # type: ignore[assignment]
 
     # --- Writing --------------------------------------------------------------------------------------
@@ -455,9 +457,14 @@ def _check_files(path: Path) -> None:
     Opening reads only the ends of the files, so damage in the middle of one would show as wrong results.
     """
     meta = json.loads((path / "meta.json").read_text())
-    segments = {segment["segment_id"].replace("-", "") for segment in meta["segments"]}
+    # By segment the file of its deletions, if it has one. A kill may have left files that no commit names.
+    deletions = {}
+    for segment in meta["segments"]:
+        name = segment["segment_id"].replace("-", "")
+        deletions[name] = f"{name}.{segment['deletes']['opstamp']}.del" if segment["deletes"] else None
     for file in path.iterdir():
-        if file.suffix in (".json", ".lock") or file.name.split(".")[0] not in segments:
+        name = file.name.split(".")[0]
+        if name not in deletions or (file.suffix == ".del" and file.name != deletions[name]):
             continue
         data = file.read_bytes()
         length, magic = _FOOTER.unpack(data[-_FOOTER.size :])

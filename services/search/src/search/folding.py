@@ -20,8 +20,8 @@ _UNITS = {
 # characters. The blocks of the Indic scripts are taken whole, but for the dandas, which end sentences.
 _IN_WORD = r"(?:[^\W_]|[\u0900-\u0963\u0966-\u0dff])"
 _TOKEN = re.compile(
-    rf"(?P<number>(?<!{_IN_WORD})(?:[0-9]{{1,3}}(?:,[0-9]{{2,3}})+|[0-9]+)(?:\.[0-9]+)?)"
-    rf"(?:\ ?(?P<unit>{'|'.join(sorted(_UNITS, key=len, reverse=True))}))?(?!{_IN_WORD})"
+    rf"(?<!{_IN_WORD})(?:(?:rs|inr)\.?\ ?)?(?P<number>(?:[0-9]{{1,3}}(?:,[0-9]{{2,3}})+|[0-9]+)(?:\.[0-9]+)?)"
+    rf"(?:(?P<short>l)|\ ?(?P<unit>{'|'.join(sorted(_UNITS, key=len, reverse=True))}))?(?!{_IN_WORD})"
     rf"|{_IN_WORD}+"
 )
 _NUMBER_DIGITS_MAX = 18
@@ -92,12 +92,12 @@ def is_number(word: str) -> bool:
 
 
 def _spelling(found: re.Match[str]) -> str:
-    number, unit = found["number"], found["unit"]
+    number, unit = found["number"], "lakh" if found["short"] else found["unit"]
     if number is None:
         return found[0]
     plain = number.replace(",", "")
     if (unit is None and "." not in plain) or len(plain) > _NUMBER_DIGITS_MAX:
-        return plain + (unit or "")  # digits as they are: zeros in front count in a reference
+        return plain  # digits as they are: zeros in front count in a reference
     value = (Decimal(plain) * _UNITS.get(unit or "", 1)).normalize()
     return f"{value:f}"
 

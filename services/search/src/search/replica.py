@@ -175,8 +175,7 @@ class Replica:
 
     async def close(self) -> None:
         """Lets go of the folder; another process may take it."""
-        with contextlib.suppress(IndexDamaged):
-            await self._let_go()
+        await self._let_go()
         self._reading.shutdown(wait=False, cancel_futures=True)
         self._writing.shutdown(wait=False)
         if self._lock is not None:
@@ -334,7 +333,8 @@ class Replica:
     async def _let_go(self) -> None:
         index, self._index = self._index, None
         if index is not None:
-            await self._write(index.close)
+            with contextlib.suppress(IndexDamaged):
+                await self._write(index.close)
 
     async def _source(self) -> _Source:
         row = await self._database.fetchrow(

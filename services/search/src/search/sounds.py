@@ -47,7 +47,9 @@ _RULES = tuple(
         (r"m(?=[kgcjtds])", "n"),  # an anusvara before anything but a lip sound is an n
         (r"ee+|ii+|ie|ey|iy|ei|y(?![aeiou])", "i"),
         (r"oo+|uu+|ou|au|ov(?=[dr])|o", "u"),
+        (r"ai(?=.)", "a"),  # जैन, Jain; and the a of English words in Devanagari: बैंक
         (r"ai|ay(?![aeiou])", "i"),
+        (r"^e", "a"),
         (r"(?<=.)[ae]+$", ""),
         (r"e", "i"),
         (r"(?<=.)a+", ""),

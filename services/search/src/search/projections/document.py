@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 from events.contracts import banking, contract_of, identity, ledger, ledger_rules, notification, trading, wealth
+from events.contracts.registry import Event
 from events.envelope import RecordedEvent
 from events.platform_items import LINK_CONFIRMED, PlatformItems
 
@@ -31,12 +32,20 @@ from search.documents import (
 from search.folding import words
 from search.scoring import AMOUNT
 
-ERASED = "identity.user.erased"
-
 _ITEMS_AND_LINKS = frozenset(
     contract_of(struct).type
-    for struct in (trading.TradeExecuted, trading.PositionChanged, banking.FundChanged, identity.LinkConfirmed)
+    for struct in (
+        trading.TradeExecuted,
+        trading.PositionChanged,
+        banking.FundChanged,
+        identity.LinkConfirmed,
+        identity.LinkRemoved,
+        identity.UserErased,
+    )
 )
+_LINK_REMOVED, _ERASED = contract_of(identity.LinkRemoved).type, contract_of(identity.UserErased).type
+_UNLINKS = frozenset({_LINK_REMOVED, _ERASED})
+_LINK_EVENTS = _UNLINKS | {LINK_CONFIRMED}
 _OWN_STREAM = frozenset(
     contract_of(struct).type
     for struct in (
@@ -72,11 +81,19 @@ class _Key(NamedTuple):
     id: str
 
 
+class _Written(NamedTuple):
+    """A row to be written."""
+
+    document: Document
+    state: State
+    position: int
+
+
 class DocumentProjection:
     """The read model behind `/api/search`."""
 
     name = "document"
-    types = _OWN_STREAM | _ITEMS_AND_LINKS | {ERASED}
+    types = _OWN_STREAM | _ITEMS_AND_LINKS
     _own_ddl = """
         CREATE TABLE IF NOT EXISTS account_name (
             account_id uuid PRIMARY KEY,
@@ -130,7 +147,7 @@ class DocumentProjection:
             return
         due = [(UUID(event.stream_id), event, event.position) for event in events if event.type in _OWN_STREAM]
         due += await self._items(db, [event for event in events if event.type in _ITEMS_AND_LINKS])
-        erasures = [event for event in events if event.type == ERASED and event.subject is not None]
+        erasures = [event for event in events if event.type == _ERASED]
         erased = await _erased(db, [user_id for user_id, _, _ in due])
         due = [one for one in due if one[0] not in erased]
         accounts = await _account_names(db, [(user_id, event) for user_id, event, _ in due])
@@ -140,8 +157,8 @@ class DocumentProjection:
                 await changes.take(user_id, change, position)
         await changes.write()
         for event in erasures:
-            assert event.subject is not None
-            await self._erase(db, event.subject, event.position)
+            assert isinstance(event.payload, identity.UserErased)
+            await self._erase(db, event.payload.user_id, event.position)
         await db.execute(
             "INSERT INTO document_applied (position) VALUES ($1) "
             "ON CONFLICT (only_row) DO UPDATE SET position = excluded.position",
@@ -153,11 +170,19 @@ class DocumentProjection:
     ) -> list[tuple[UUID, RecordedEvent, int]]:
         """The platform items that take effect, each with the position at which it does: an item that waited for a
         link has that of the link, for what is written then must be newer than every index."""
-        due = []
-        for is_link, run in groupby(events, lambda event: event.type == LINK_CONFIRMED):
-            for part in [[link] for link in run] if is_link else [list(run)]:
-                for user_id, event in await self._platform_items.resolve(db, part):
-                    due.append((user_id, event, part[0].position if is_link else event.position))
+        due: list[tuple[UUID, RecordedEvent, int]] = []
+        for kind, run in groupby(events, lambda event: event.type if event.type in _LINK_EVENTS else None):
+            if kind is None:
+                due += [
+                    (user, event, event.position) for user, event in await self._platform_items.resolve(db, list(run))
+                ]
+                continue
+            for link in run:
+                if kind in _UNLINKS:
+                    await _unlink(db, link.payload)
+                else:
+                    resolved = await self._platform_items.resolve(db, [link])
+                    due += [(user, event, link.position) for user, event in resolved]
         return due
 
     async def _erase(self, db: asyncpg.Connection, user_id: UUID, position: int) -> None:
@@ -176,7 +201,7 @@ class _Changes:
 
     def __init__(self, db: asyncpg.Connection) -> None:
         self._db = db
-        self._documents: dict[_Key, tuple[Document, int]] = {}
+        self._documents: dict[_Key, _Written] = {}
         self._states: dict[_Key, tuple[State, int]] = {}
         self._removed: dict[_Key, int] = {}
 
@@ -194,15 +219,15 @@ class _Changes:
             case Document():
                 key = _Key(user_id, change.type, change.id)
                 # A position's items may come out of order: an older state never replaces a newer one.
-                if key not in self._documents or change.date >= self._documents[key][0].date:
-                    self._documents[key] = change, position
+                if key not in self._documents or change.date >= self._documents[key].document.date:
+                    self._documents[key] = _Written(change, change.state, position)
                     if key in self._states:
                         await self.write_states()
             case Restated():
                 key = _Key(user_id, change.type, change.id)
                 if key in self._documents:
-                    document, _ = self._documents[key]
-                    self._documents[key] = msgspec.structs.replace(document, state=change.state), position
+                    # As in a row: a state changes beside the document, in whatever batch it comes.
+                    self._documents[key] = _Written(self._documents[key].document, change.state, position)
                 else:
                     self._states[key] = change.state, position
             case Removed():
@@ -248,6 +273,19 @@ class _Changes:
         self._states.clear()
 
 
+async def _unlink(db: asyncpg.Connection, payload: Event) -> None:
+    """What the platform tells from here on is not this customer's any more: it waits for whoever links it next."""
+    match payload:
+        case identity.LinkRemoved():
+            streams = [payload.platform_stream]
+        case identity.UserErased():
+            streams = list(payload.platform_streams)
+            await db.execute("DELETE FROM platform_link WHERE user_id = $1", payload.user_id)
+        case _:
+            raise TypeError(type(payload))
+    await db.execute("DELETE FROM platform_link WHERE platform_stream = ANY($1)", streams)
+
+
 async def _erased(db: asyncpg.Connection, user_ids: Sequence[UUID]) -> set[UUID]:
     if not user_ids:
         return set()
@@ -281,7 +319,7 @@ async def _account_names(db: asyncpg.Connection, due: Sequence[tuple[UUID, Recor
     return names
 
 
-async def _upsert(db: asyncpg.Connection, documents: dict[_Key, tuple[Document, int]]) -> None:
+async def _upsert(db: asyncpg.Connection, documents: dict[_Key, _Written]) -> None:
     rows = [
         (
             key.user_id,
@@ -290,7 +328,7 @@ async def _upsert(db: asyncpg.Connection, documents: dict[_Key, tuple[Document, 
             document.platform,
             document.paise,
             document.category,
-            document.state,
+            state,
             document.date,
             document.version,
             position,
@@ -298,7 +336,7 @@ async def _upsert(db: asyncpg.Connection, documents: dict[_Key, tuple[Document, 
             # As text: unnest would flatten an array of arrays.
             " ".join(words_of(document)),
         )
-        for key, (document, position) in documents.items()
+        for key, (document, state, position) in documents.items()
     ]
     await db.execute(
         """

@@ -1,0 +1,316 @@
+"""The index against the definitions it has to keep to: every answer equals the scoring of every document by hand."""
+
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import msgspec
+import pytest
+from search.documents import AMOUNT_CURRENCY, Document, money
+from search.engine import IndexDamaged, Origin, SearchIndex
+from search.filters import Filters
+from search.results import Place, facets, ranked
+from search.scoring import AMOUNT, Field, Query
+
+AT = datetime(2026, 2, 12, tzinfo=UTC)
+ORIGIN = Origin(epoch="e", table="t")
+OWNER, OTHER = UUID(int=1), UUID(int=2)
+EVERYTHING = Filters()
+
+TITLES = (
+    "NIFTY",
+    "NIFTY CALL",
+    "NIFTY 22000 CALL",
+    "Bank NIFTY",
+    "Reliance Industries",
+    "Reliance Fresh",
+    "Lakshmi Stores",
+    "लक्ष्मी स्टोर",
+    "Chaudhary & Sons",
+    "चौधरी ट्रेडर्स",
+    "Zomato",
+    "Salary",
+    "solar panels",
+    "Café Coffee Day",
+    "Transfer to Vyomo trading wallet W-1",
+)
+MEMOS = ("Feb salary", "order 778812", "rent for March", "rant about rent", "5 lakh deposit", "", "nifty", "call money")
+QUERIES = (
+    *TITLES,
+    *("nifty call", "call nifty", "nif", "ifty", "nfty", "bank nifty 22000", "relianse", "relaince frsh", "laxmi"),
+    *(
+        "chaudhary",
+        "zomatto",
+        "salry",
+        "rent",
+        "50000",
+        "₹50k",
+        "5 lakh",
+        "500000",
+        "778812",
+        "77881",
+        "7788",
+        "778813",
+    ),
+    *("cafe", "a", "s", "₹", "qqqq", "coffee day", "day coffee", "transfer wallet", "transfr walet", "for", "1"),
+    *("salary 50000", "ind", "dust", "lakshmi store", "वेतन", "लक्ष्मी", "relibncw"),
+)
+
+
+def document(dice: random.Random, number: int, title: str | None = None) -> Document:
+    memo = dice.choice(MEMOS)
+    title = title or dice.choice(TITLES)
+    minor = dice.choice((50_000_00, 500_00, 500_050, 5_00_000_00, 1_25))
+    currency = dice.choice((AMOUNT_CURRENCY, AMOUNT_CURRENCY, "USD"))
+    subtitle = dice.choice(("From BFC savings account SB-1001", "Bought 50 at ₹22,000, option"))
+    fields = [
+        Field("title", title, True),
+        Field("subtitle", subtitle, False),
+        Field(AMOUNT, money(minor, currency), False),
+    ]
+    if memo:
+        fields.append(Field("memo", memo, dice.random() < 0.5))
+    return Document(
+        type=dice.choice(("transaction", "trade", "position", "notification")),
+        id=f"D{number}",
+        platform=dice.choice(("bfc", "vyomo", None)),
+        title=title,
+        subtitle=subtitle,
+        amount_minor=minor,
+        currency=currency,
+        category=dice.choice(("rent", "salary", "option")),
+        state=dice.choice(("", "open", "closed")),
+        date=AT + timedelta(hours=dice.randrange(2000)),
+        target="",
+        fields=fields,
+    )
+
+
+def filters(dice: random.Random) -> Filters:
+    if dice.random() < 0.4:
+        return Filters()
+    since = AT + timedelta(hours=dice.randrange(1000))
+    return Filters(
+        types=dice.choice((None, ("trade",), ("position", "transaction"))),
+        platforms=dice.choice((None, None, ("vyomo",))),
+        states=dice.choice((None, None, ("open",))),
+        categories=dice.choice((None, None, ("rent", "option"))),
+        since=dice.choice((None, since)),
+        until=dice.choice((None, since + timedelta(hours=dice.randrange(1000)))),
+        min_amount_minor=dice.choice((None, 500_00)),
+        max_amount_minor=dice.choice((None, 50_000_00)),
+    )
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[SearchIndex]:
+    created = SearchIndex.create(tmp_path / "index", ORIGIN)
+    yield created
+    created.close()
+
+
+def every(index: SearchIndex, user: UUID, query: str, wanted: Filters = EVERYTHING, limit: int = 7) -> list[Any]:
+    """All pages: score, match and id of every result; counts are the same on each page."""
+    seen = []
+    after: Place | None = None
+    counts = None
+    while True:
+        found = index.search(user, Query(query), wanted, after, limit)
+        assert counts in (None, (found.total, found.facets))
+        counts = found.total, found.facets
+        seen += [(r.scored.score, r.scored.match, r.document.id) for r in found.results]
+        after = found.next_place
+        if after is None:
+            assert len(seen) == found.total
+            return seen
+
+
+def test_every_answer_is_what_scoring_each_document_by_hand_gives(index: SearchIndex) -> None:
+    dice = random.Random(20260212)
+    held: dict[UUID, dict[str, Document]] = {OWNER: {}, OTHER: {}}
+    for number in range(240):
+        for user in (OWNER, OTHER):
+            held[user][f"D{number}"] = document(dice, number)
+            index.put(user, held[user][f"D{number}"])
+        if number % 60 == 59:
+            index.commit(number)
+    # Documents change and go, segments merge: nothing of what was before is found.
+    for number in range(0, 240, 7):
+        held[OWNER][f"D{number}"] = msgspec.structs.replace(document(dice, number), type=held[OWNER][f"D{number}"].type)
+        index.put(OWNER, held[OWNER][f"D{number}"])
+        gone = held[OTHER].pop(f"D{number}")
+        index.remove(OTHER, gone.type, gone.id)
+    index.commit(1000)
+    classes = set()
+    for text in QUERIES:
+        for wanted in (Filters(), filters(dice), filters(dice)):
+            for user, documents in held.items():
+                by_hand = ranked(Query(text), [each for each in documents.values() if wanted.lets_through(each)])
+                expected = [(r.scored.score, r.scored.match, r.document.id) for r in by_hand]
+                assert every(index, user, text, wanted) == expected, (text, wanted)
+                assert index.search(user, Query(text), wanted, None, 5).facets == facets(by_hand)
+                classes |= {score for score, _, _ in expected}
+    assert classes == {100, 90, 80, 78, 72, 66, 60, 55, 50, 45}
+
+
+def test_nothing_of_another_customer_is_in_any_answer(index: SearchIndex) -> None:
+    """Results, totals, facets, suggestions: the same as if the other customer were not there."""
+    dice = random.Random(7)
+    letters = "aeiklmnrstलक्ष 0123"
+    secrets = ["".join(dice.choices(letters, k=dice.randrange(3, 12))).strip() or "x" for _ in range(300)]
+    for number, secret in enumerate(secrets):
+        index.put(OTHER, document(dice, number, secret))
+        index.put(OTHER, document(dice, 1000 + number, f"{secret} {dice.choice(secrets)}"))
+    index.put(OWNER, document(dice, 1, "Salary"))
+    index.commit(1)
+    texts = [
+        *secrets,
+        *(s[: dice.randrange(1, len(s) + 1)] for s in secrets),
+        OTHER.hex,
+        f"{OTHER.hex}\x1fx",
+        "\x1f",
+        "D1",
+    ]
+    for text in texts:
+        found = index.search(OWNER, Query(text), Filters(), None, 10)
+        mine = [result.document.title for result in found.results]
+        assert set(mine) <= {"Salary"}
+        assert found.total == len(mine) == sum(found.facets.type.values()) == sum(found.facets.category.values())
+        assert {each.title for each in index.suggest(OWNER, text, 10)} <= {"Salary"}
+    assert [each.title for each in index.suggest(OWNER, "sal", 5)] == ["Salary"]
+
+
+def test_suggestions_are_titles_as_they_are_written(index: SearchIndex) -> None:
+    dice = random.Random(1)
+    for number, title in enumerate(
+        ("Reliance Fresh", "Reliance Fresh", "Reliance Industries", "Fresh Farms", "लक्ष्मी स्टोर")
+    ):
+        index.put(OWNER, document(dice, number, title))
+    gone = document(dice, 9, "Reliance Gone")
+    index.put(OWNER, gone)
+    index.commit(1)
+    index.remove(OWNER, gone.type, gone.id)
+    index.commit(2)
+    assert [s.title for s in index.suggest(OWNER, "rel", 5)] == ["Reliance Fresh", "Reliance Industries"]
+    assert [s.title for s in index.suggest(OWNER, "fresh", 5)] == ["Fresh Farms", "Reliance Fresh"]
+    assert [s.title for s in index.suggest(OWNER, "लक्ष", 5)] == ["लक्ष्मी स्टोर"]
+    assert [s.documents for s in index.suggest(OWNER, "reliance f", 5)] == [2]
+
+
+def test_what_is_erased_is_gone_from_answers_and_words(index: SearchIndex) -> None:
+    index.put(OWNER, document(random.Random(1), 1, "Zebra"))
+    index.put(OTHER, document(random.Random(1), 1, "Zebra"))
+    index.commit(1)
+    assert len(every(index, OWNER, "zebar")) == 1
+    index.erase(OWNER)
+    index.commit(2)
+    assert every(index, OWNER, "zebra") == every(index, OWNER, "zebar") == []
+    assert index.suggest(OWNER, "z", 5) == []
+    assert len(every(index, OTHER, "zebra")) == 1
+
+
+def test_an_index_is_opened_at_its_last_commit(tmp_path: Path) -> None:
+    index = SearchIndex.create(tmp_path / "index", ORIGIN)
+    index.put(OWNER, document(random.Random(1), 1, "Zebra"))
+    index.commit(41)
+    index.put(OWNER, document(random.Random(1), 2, "Zebra"))
+    index.close()
+    opened = SearchIndex.open(tmp_path / "index")
+    assert (opened.position, opened.origin, opened.documents) == (41, ORIGIN, 1)
+    opened.close()
+
+
+def test_damage_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    index = SearchIndex.create(path, ORIGIN)
+    for number in range(50):
+        index.put(OWNER, document(random.Random(number), number))
+    index.commit(1)
+    index.close()
+    files = [file for file in path.iterdir() if file.suffix not in (".lock", ".json")]
+    assert len(files) >= 6
+    for file in [*files, path / "meta.json"]:
+        whole = file.read_bytes()
+        for broken in (whole[: len(whole) // 2], bytes([whole[0] ^ 1]) + whole[1:], b"", None):
+            if broken is None:
+                file.unlink()
+            else:
+                file.write_bytes(broken)
+            with pytest.raises(IndexDamaged):
+                SearchIndex.open(path).close()
+            file.write_bytes(whole)
+    # What a kill has left is no damage: no commit names it.
+    (path / files[0].name.replace(files[0].suffix, ".999.del")).write_bytes(b"")
+    SearchIndex.open(path).close()
+
+
+def test_documents_and_their_position_are_committed_at_once(tmp_path: Path) -> None:
+    """A crash just after any commit of the library leaves both or neither."""
+    index = SearchIndex.create(tmp_path / "index", ORIGIN)
+    writer: Any = index._writer
+
+    class Dying:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(writer, name)
+
+        def commit(self) -> None:
+            writer.commit()
+            raise ConnectionAbortedError("killed")
+
+    index._writer = cast(Any, Dying())
+    index.put(OWNER, document(random.Random(1), 1))
+    with pytest.raises(IndexDamaged):
+        index.commit(7)
+    index._writer = writer
+    index.close()
+    writer = None
+    opened = SearchIndex.open(tmp_path / "index")
+    assert (opened.documents, opened.position) == (1, 7)
+    opened.close()
+
+
+WRITER = textwrap.dedent("""
+    import random, sys
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[2])
+    from test_engine import ORIGIN, OWNER, document
+    from search.engine import SearchIndex
+    index = SearchIndex.create(Path(sys.argv[1]), ORIGIN)
+    for position in range(1, 100_000):
+        for number in range(20):
+            index.put(OWNER, document(random.Random(number), position * 20 + number))
+        print(position, flush=True)
+        index.commit(position)
+""")
+
+
+@pytest.mark.chaos
+def test_killed_in_the_middle_of_commits_it_is_whole_at_one_of_them(tmp_path: Path) -> None:
+    """A position that is committed holds all of its documents and none of the next."""
+    dice = random.Random(5)
+    for attempt in range(4):
+        path = tmp_path / str(attempt)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        last = 0
+        for _ in range(dice.randrange(5, 25)):
+            last = int(writer.stdout.readline())
+        # A commit is under way: the kill meets it somewhere in its ~10 ms.
+        try:
+            writer.wait(dice.uniform(0, 0.01))
+        except subprocess.TimeoutExpired:
+            writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        opened = SearchIndex.open(path)
+        assert opened.position >= last - 1
+        assert opened.documents == opened.position * 20
+        opened.close()

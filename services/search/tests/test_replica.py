@@ -1,0 +1,191 @@
+"""The index of a replica over its life: what breaks it, and that it comes back by itself with nothing lost."""
+
+import asyncio
+import contextlib
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from chassis.consistency import HEADER, consistency_token
+from events.envelope import new_id
+from search import replica as replica_module
+from search.engine import SearchIndex
+from search.replica import Replica
+from search_serving import serving
+from search_story import customer, posted, search
+from structlog.testing import capture_logs
+
+pytestmark = pytest.mark.integration
+
+
+async def until(condition: Any, timeout_s: float = 20) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def totals(client: httpx.AsyncClient, world: Any, users: list[UUID]) -> list[int]:
+    return [(await search(client, world, user, q="acme"))["total"] for user in users]
+
+
+def indexed(replica: Replica) -> bool:
+    return replica.index is not None
+
+
+async def test_a_restart_goes_on_where_the_last_commit_was(world: Any, tmp_path: Path) -> None:
+    user, savings, _ = await customer(world, lambda account: posted(account, 1))
+    async with serving(world, tmp_path) as (replica, client):
+        await world.deliver()
+        position = replica.position
+        assert position == world.position
+    await world.append(f"ledger-{user}", posted(savings, 2))
+    await world.deliver()
+    with capture_logs() as logs:
+        async with serving(world, tmp_path) as (replica, client):
+            await world.deliver()
+            assert await totals(client, world, [user]) == [2]
+            assert replica.position == world.position > position
+    assert not [line for line in logs if line["event"] == "search.index_rebuild"]
+
+
+async def test_two_replicas_have_an_index_each(world: Any, tmp_path: Path) -> None:
+    user, _, _ = await customer(world, lambda account: posted(account, 1))
+    async with serving(world, tmp_path) as (one, client), serving(world, tmp_path) as (other, second):
+        await until(lambda: indexed(one) and indexed(other))
+        await world.deliver()
+        assert await totals(client, world, [user]) == await totals(second, world, [user]) == [1]
+        assert one.index is not None
+        assert other.index is not None
+        assert one.index.path.parent != other.index.path.parent
+
+
+async def test_a_deleted_folder_comes_back_by_itself(world: Any, tmp_path: Path) -> None:
+    user, savings, _ = await customer(world, lambda account: posted(account, 1))
+    async with serving(world, tmp_path / "indexes") as (replica, client):
+        await world.deliver()
+        shutil.rmtree(tmp_path / "indexes")
+        event_id = await world.append(f"ledger-{user}", posted(savings, 2))
+        await type(world).deliver(world)  # without waiting for the index
+        # Whoever waits for that write gets it, from wherever it is.
+        headers = world.bearer(user) | {HEADER: consistency_token(event_id)}
+        assert (await client.get("/api/search?q=acme", headers=headers)).json()["total"] == 2
+        await until(lambda: indexed(replica) and replica.position == world.position)
+        assert await totals(client, world, [user]) == [2]
+        assert replica.index is not None
+        assert replica.index.is_there
+        await world.append(f"ledger-{user}", posted(savings, 3))
+        await world.deliver()
+        assert await totals(client, world, [user]) == [3]
+
+
+async def test_a_corrupted_index_is_built_anew(world: Any, tmp_path: Path) -> None:
+    user, _, _ = await customer(world, *[lambda account, n=n: posted(account, n) for n in range(1, 30)])
+    async with serving(world, tmp_path) as (replica, client):
+        await world.deliver()
+        assert replica.index is not None
+        path = replica.index.path
+    postings = max(path.glob("*.idx"), key=lambda file: file.stat().st_size)
+    data = bytearray(postings.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    postings.write_bytes(data)
+    async with serving(world, tmp_path) as (replica, client):
+        await world.deliver()
+        assert await totals(client, world, [user]) == [29]
+        assert replica.index is not None
+        assert replica.index.path != path
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("failing", ["search", "panic"])
+async def test_an_index_that_fails_under_a_query_is_answered_for_and_checked(
+    world: Any, tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "_CHECK_INTERVAL_S", 0.0)
+    user, _, _ = await customer(world, lambda account: posted(account, 1))
+    async with serving(world, tmp_path) as (replica, client):
+        await world.deliver()
+        healthy = SearchIndex._facets
+
+        class PanicException(BaseException):
+            pass
+
+        def broken(*_: Any) -> Any:
+            raise ValueError("a term is not where it should be") if failing == "search" else PanicException("out")
+
+        monkeypatch.setattr(SearchIndex, "_facets", broken)
+        assert await totals(client, world, [user]) == [1]
+        monkeypatch.setattr(SearchIndex, "_facets", healthy)
+        await until(lambda: indexed(replica))
+        assert await totals(client, world, [user]) == [1]
+
+
+async def test_another_read_model_gets_another_index(world: Any, tmp_path: Path) -> None:
+    """A read model that was made anew may say something else for the same positions."""
+    user, _, _ = await customer(world, lambda account: posted(account, 1), lambda account: posted(account, 2))
+    async with serving(world, tmp_path) as (replica, client):
+        await world.deliver()
+        assert await totals(client, world, [user]) == [2]
+        async with world.db.acquire() as db, db.transaction():
+            await db.execute("CREATE TEMP TABLE kept ON COMMIT DROP AS TABLE search_document")
+            await db.execute("TRUNCATE search_document")
+            await db.execute("INSERT INTO search_document SELECT * FROM kept WHERE paise IS DISTINCT FROM 1")
+        replica.wake()
+        await until(lambda: indexed(replica) and replica.index.documents == 3)  # type: ignore[union-attr]
+        assert await totals(client, world, [user]) == [1]
+
+
+@contextlib.contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB; where that may not be mounted, the place where no file may grow beyond 64 KiB."""
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)], capture_output=True).returncode:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, limits[1]))
+        try:
+            yield path
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        return
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.mark.chaos
+async def test_a_full_disk_loses_nothing_and_mends_itself(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "BEHIND_S_MAX", 0.2)
+    user, savings, _ = await customer(world, lambda account: posted(account, 1))
+    with small_disk(tmp_path / "disk") as disk:
+        mounted = disk.is_mount()
+        async with serving(world, disk) as (replica, client):
+            await world.deliver()
+            filler = disk / "filler"
+            with contextlib.suppress(OSError), filler.open("wb") as file:
+                while mounted:
+                    file.write(b"x" * 65536)
+                    file.flush()
+            for amount in range(2, 40):
+                # Long memos: without a file system of its own, it is the size of a file that is limited.
+                memo = None if mounted else " ".join(str(new_id()) for _ in range(300))
+                await world.append(f"ledger-{user}", posted(savings, amount, memo=memo))
+            before = replica.position
+            await type(world).deliver(world)
+            replica.wake()
+            await until(lambda: not indexed(replica))
+            assert (await search(client, world, user, q="acme"))["total"] == 39  # from PostgreSQL
+            assert replica.position in (0, before)
+            if mounted:
+                filler.unlink()
+            else:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            await until(lambda: indexed(replica) and replica.position == world.position, 30)
+            assert (await search(client, world, user, q="acme"))["total"] == 39
