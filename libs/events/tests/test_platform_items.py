@@ -11,6 +11,7 @@ from events.envelope import Metadata, RecordedEvent, new_id, platform_stream
 from events.platform_items import PlatformItems
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -91,3 +92,31 @@ async def test_every_item_once_and_in_order(cell: "Cell", customers: list[list[s
     for stream in owner:
         positions = [item.position for _, item in due if item.stream == stream]
         assert positions == sorted(positions)
+
+
+async def test_items_after_a_link_was_removed_wait_for_the_next_owner(cell: "Cell") -> None:
+    items = PlatformItems()
+    script = [("link", 1), ("item", 1), ("link", 2), ("item", 1), ("item", 1), ("link", 1), ("item", 1)]
+    log = log_of(script)
+    first, second = log[0].subject, log[5].subject
+    stream = platform_stream("bfc", "BFC-1")
+    removed = identity.LinkRemoved(
+        link_id=new_id(), platform="bfc", platform_customer_id="BFC-1", platform_stream=stream
+    )
+    # In place of the unrelated link: the first owner's is removed; at the end the second owner is erased.
+    log[2] = structs.replace(log[2], type=contract_of(removed).type, data=encode(removed), subject=first)
+    assert second is not None
+    gone = identity.UserErased(user_id=second, erased_at=datetime.now(UTC))
+    log.append(structs.replace(log[2], position=8, type=contract_of(gone).type, data=encode(gone), subject=second))
+    log.append(structs.replace(log[6], position=9))
+    for batch in (1, 3, len(log)):
+        db = await asyncpg.connect(cell.database_url("ledger_transfer"))
+        await db.execute(items.ddl + "TRUNCATE platform_link, platform_item")
+        due = []
+        for start in range(0, len(log), batch):
+            async with db.transaction():
+                due += await items.resolve(db, log[start : start + batch])
+        assert [(user, item.position) for user, item in due] == [(first, 2), (second, 4), (second, 5), (second, 7)]
+        assert await db.fetchval("SELECT count(*) FROM platform_item") == 1, "after the erasure it waits"
+        assert await db.fetchval("SELECT count(*) FROM platform_link") == 0
+        await db.close()

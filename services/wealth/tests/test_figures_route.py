@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 import slow_oracle as oracle
-from events.contracts import ledger
+from events.contracts import identity, ledger
 from events.envelope import new_id
 from life_log import Log, a_life, life_log, life_user
 from read_side import open_client
@@ -255,9 +255,7 @@ async def test_erasure_leaves_nothing(world: Any, october: Client) -> None:
     log = Log()
     events = list(life_log(life, log))
     gone, other = (life_user(person.who.bfc_customer_id) for person in life.people)
-    erasing = msgspec.structs.replace(
-        log.record(f"user-{gone}", linked("bfc", "BFC-9"), gone), type="identity.user.erased"
-    )
+    erasing = log.record(f"user-{gone}", identity.UserErased(user_id=gone, erased_at=NOW), gone)
     posting = log.record(
         f"ledger-{gone}",
         ledger.AccountPosted(

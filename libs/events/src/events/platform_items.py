@@ -19,6 +19,8 @@ _encoder = msgspec.json.Encoder()
 
 TYPE_PREFIXES = ("banking.", "trading.")
 LINK_CONFIRMED = "identity.user.link_confirmed"
+LINK_REMOVED = "identity.user.link_removed"
+ERASED = "identity.user.erased"
 
 
 class PlatformItems:
@@ -44,8 +46,9 @@ class PlatformItems:
     ) -> list[tuple[UUID, RecordedEvent]]:
         """The items that take effect with these events, each with its customer, in the order they take effect.
 
-        Give it every `banking.*`, `trading.*` and `identity.user.link_confirmed` event, in log order and in the
-        transaction that saves the consumer's position. Other events are ignored.
+        Give it every `banking.*`, `trading.*`, `identity.user.link_confirmed`, `.link_removed` and `.erased` event, in
+        log order and in the transaction that saves the consumer's position. Other events are ignored. Items that come
+        after a link was removed wait for the next one.
         """
         confirmed = {event.position: event.payload for event in events if event.type == LINK_CONFIRMED}
         streams = {event.stream for event in events if event.type.startswith(TYPE_PREFIXES)}
@@ -67,6 +70,9 @@ class PlatformItems:
                 backlog = await self._take_over(db, link.platform_stream, event.subject)
                 backlog += waiting.pop(link.platform_stream, [])
                 due += [(event.subject, item) for item in backlog]
+            elif event.type in (LINK_REMOVED, ERASED):
+                for stream in await self._unlink(db, event):
+                    links.pop(stream, None)
             elif event.type.startswith(TYPE_PREFIXES):
                 if event.stream in links:
                     due.append((links[event.stream], event))
@@ -82,6 +88,21 @@ class PlatformItems:
             ],
         )
         return due
+
+    async def _unlink(self, db: asyncpg.Connection, event: RecordedEvent) -> list[str]:
+        """Forgets the links that the event ends; those of another user stay. Gives their streams."""
+        payload = event.payload
+        if isinstance(payload, identity.LinkRemoved):
+            rows = await db.fetch(
+                f"DELETE FROM {self._owner}_link WHERE user_id = $1 AND platform_stream = $2 RETURNING platform_stream",
+                event.subject,
+                payload.platform_stream,
+            )
+        else:  # erased
+            rows = await db.fetch(
+                f"DELETE FROM {self._owner}_link WHERE user_id = $1 RETURNING platform_stream", event.subject
+            )
+        return [row["platform_stream"] for row in rows]
 
     async def _take_over(self, db: asyncpg.Connection, platform_stream: str, user_id: UUID) -> list[RecordedEvent]:
         """Records the link and takes the stream's waiting items out of the table."""

@@ -89,6 +89,12 @@ class Changes:
                     user_id,
                 )
                 due[user_id] = event.position
+            elif event.type == "identity.user.link_removed":
+                await db.execute(
+                    "DELETE FROM assessment_link WHERE platform_stream = $1 AND user_id = $2",
+                    event.payload.platform_stream,  # type: ignore[attr-defined]
+                    event.subject,
+                )
             elif event.type.startswith("ledger."):
                 due[UUID(event.stream_id)] = event.position
             else:

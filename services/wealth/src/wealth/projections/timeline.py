@@ -93,7 +93,11 @@ class TimelineProjection:
     """The read model behind every figure of a customer."""
 
     name = "timeline"
-    types = MONEY_TYPES | {contract_of(struct).type for struct in (*_PLATFORM_ITEMS, identity.LinkConfirmed)} | {ERASED}
+    types = (
+        MONEY_TYPES
+        | {contract_of(struct).type for struct in (*_PLATFORM_ITEMS, identity.LinkConfirmed, identity.LinkRemoved)}
+        | {ERASED}
+    )
     _own_ddl = """
         CREATE TABLE IF NOT EXISTS item (
             user_id uuid NOT NULL,
@@ -534,7 +538,6 @@ async def _link(db: asyncpg.Connection, events: Sequence[RecordedEvent], gone: s
 async def _erase(db: asyncpg.Connection, user_id: UUID) -> None:
     for table in TABLES:
         await db.execute(f"DELETE FROM {table} WHERE user_id = $1", user_id)
-    await db.execute("DELETE FROM platform_link WHERE user_id = $1", user_id)
     await db.execute("INSERT INTO erased (user_id) VALUES ($1) ON CONFLICT DO NOTHING", user_id)
 
 
