@@ -133,6 +133,20 @@ async def test_new_events_are_in_the_next_answer(world: Any, client: Client) -> 
     assert (await get(client, world, user, "summary"))["net_worth"]["total"] == "0.70"
 
 
+async def test_what_was_posted_and_what_was_stated_flow_together(world: Any, october: Client) -> None:
+    """A position without a trade came with a value: with the wallet's opening it is one category's flow."""
+    user = new_id()
+    await world.append(f"user-{user}", linked("vyomo", "VY-1"))
+    await world.append(f"ledger-{user}", opened(new_id(), "trading_wallet", 5_00))
+    await world.append(linked("vyomo", "VY-1").platform_stream, position(2, 1_00))
+    await world.deliver()
+    found = await get(october, world, user, "explain/net_flows")
+    trading = next(part for part in found["parts"] if part["name"] == "trading")
+    assert trading["amount"] == found["value"] == "7.00"
+    assert total(day["amount"] for day in trading["days"]) == Decimal("7.00")
+    assert "events" not in trading, "the days say all of it"
+
+
 async def test_an_empty_customer(world: Any, client: Client) -> None:
     user = new_id()
     for path in ROUTES:
