@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -86,7 +86,7 @@ def load(cls: type[S], environ: Mapping[str, str] = os.environ) -> S:
             if field.required:
                 problems.append(f"{variable} is not set")
             continue
-        is_secret = field.type is Secret
+        is_secret = Secret in (field.type, *get_args(field.type))  # also where it may be absent
         try:
             values[field.name] = Secret(text) if is_secret else msgspec.convert(text, field.type, strict=False)
         except msgspec.ValidationError as error:
