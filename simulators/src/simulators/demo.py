@@ -79,6 +79,10 @@ async def feed_trouble(platform: JsonClient) -> str | None:
     return f"{platform.name}'s feed: {', '.join(troubles)}" if troubles else None
 
 
+TOP_UP = Decimal("2500.00")
+"""What the demo's rule finds missing in the wallet."""
+
+
 class Story:
     """One run of the demo."""
 
@@ -118,6 +122,9 @@ class Story:
         after = await self._balances_follow(story.customer, before, transfer)
         self._console.print(screens.accounts(f"{story.customer.name}'s accounts, after", after.items))
         await self._other_screens(after, transfer, frame)
+        async with EventWatch(socket_url, self._sangam.bearer, ["ledger.rule.#", "customer.#"]) as watch:
+            await self._rule_fires(after, watch)
+            await self._platforms_disagree(story.customer, watch)
         for platform in (self._bfc, self._vyomo):
             await platform.call("POST", "/control/live", {"every_s": LIVE_EVERY_S})
         self._console.print(
@@ -317,6 +324,69 @@ class Story:
                 lambda reply: reply.body["total"] > 0,
             )
             self._console.print(screens.search(found.body))
+
+    async def _rule_fires(self, before: Holdings, watch: EventWatch) -> None:
+        """A rule keeps the wallet filled; it is evaluated when it is made, and fires. Deleted again: it is a demo."""
+        target = Decimal(before.wallet["balance"]) + TOP_UP
+        rule = {
+            "name": "Keep margin in the wallet",
+            "source_account_id": before.savings["id"],
+            "target_account_id": before.wallet["id"],
+            "trigger": {"type": "balance_below", "threshold": f"{target:.2f}"},
+            "amount": {"type": "to_target", "target": f"{target:.2f}"},
+            "caps": {"per_day": f"{TOP_UP:.2f}"},
+        }
+        key = {"Idempotency-Key": f"demo-rule-{self._run}"}
+        self._say(f"makes a rule: never less than {screens.rupees(str(target))} in the wallet")
+        made = await self._sangam.call("POST", "/api/auto-replenish", rule, headers=key, expect=(201,))
+        worst = made.body["worst_case"]
+        self._note(f"told beforehand: at most {screens.rupees(worst['per_day'])} a day")
+        rule_id = made.body["rule_id"]
+        frame = await watch.event(
+            f"the firing of rule {rule_id}",
+            lambda event: event["type"] == "ledger.rule.fired" and event["data"]["rule_id"] == rule_id,
+        )
+        moved = Decimal(frame.event["data"]["amount_minor"]) / 100
+        if moved != TOP_UP:
+            raise DemoFailed(f"the rule moved {moved}, not {TOP_UP}")
+        self._say(f"the rule fires at once and moves {screens.rupees(str(moved))}, exactly what is missing")
+        await self._sangam.call("DELETE", f"/api/auto-replenish/{rule_id}", expect=(200, 204))
+
+    async def _platforms_disagree(self, who: Customer, watch: EventWatch) -> None:
+        """Both platforms change the nominee, neither knowing of the other: nobody guesses, she decides."""
+        profile = (await self._sangam.call("GET", "/api/sync/profile")).body
+        names = (f"Meera Rao {self._run[:4]}", f"Dev Rao {self._run[:4]}")
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        for platform, customer_id, nominee in (
+            (self._bfc, who.bfc_customer_id, names[0]),
+            (self._vyomo, who.vyomo_client_id, names[1]),
+        ):
+            edit = {"base_version": profile["version"], "changed_at": now, "fields": {"nominee": nominee}}
+            item = {"id": f"demo-profile-{self._run}", "type": "profile.changed", "occurred_at": now}
+            await platform.call(
+                "POST", "/events", {**item, "customer_id": customer_id, "data": edit}, expect=(200, 201)
+            )
+        self._say(f"BFC records {names[0]} as her nominee, Vyomo {names[1]}, at the same time")
+
+        def of_today(reply: Reply) -> bool:
+            return bool(reply.body["items"]) and reply.body["items"][0]["status"] == "open"
+
+        reply = await until(
+            "an open conflict at /api/sync/conflicts",
+            lambda: self._sangam.call("GET", "/api/sync/conflicts"),
+            of_today,
+        )
+        conflict = reply.body["items"][0]
+        self._note(f"a conflict over {', '.join(decision['field'] for decision in conflict['decisions'])}")
+        await self._sangam.call(
+            "POST", f"/api/sync/conflicts/{conflict['id']}/resolve", {"strategy": "bfc"}, expect=(200,)
+        )
+        await until(
+            "the resolution in her profile",
+            lambda: self._sangam.call("GET", "/api/sync/profile"),
+            lambda reply: reply.body["fields"].get("nominee") == names[0],
+        )
+        self._say(f"she decides for BFC's: her nominee is {names[0]}, and both platforms are told")
 
 
 async def run(console: Console, env_file: Path) -> None:
