@@ -307,34 +307,43 @@ async def test_a_platform_that_is_away_fails_its_part_of_a_run_only(gateway: Gat
         assert UUID(run["sync_id"])
 
 
-async def test_a_transfer_is_announced_to_the_platforms_it_touches(gateway: Gateway) -> None:
-    person = Person(gateway)
-    await person.link()
-    savings, wallet, transfer_id = uuid4(), uuid4(), uuid4()
-    now = datetime.now(UTC)
-    opened = [
+def _opened(savings: UUID, wallet: UUID) -> list[ledger.AccountOpened]:
+    return [
         ledger.AccountOpened(
             account_id=account_id,
             platform=platform,  # type: ignore[arg-type]
             platform_account_id=f"{platform}-account",
             kind=kind,  # type: ignore[arg-type]
             currency="INR",
-            occurred_at=now,
+            occurred_at=datetime.now(UTC),
         )
         for account_id, platform, kind in ((savings, "bfc", "savings"), (wallet, "vyomo", "trading_wallet"))
     ]
-    made = ledger.TransferCompleted(
+
+
+def _moved(transfer_id: UUID, savings: UUID, wallet: UUID, amount_minor: int, **more: Any) -> ledger.TransferCompleted:
+    """From savings to wallet; a negative amount is the way back."""
+    return ledger.TransferCompleted(
         transfer_id=transfer_id,
-        from_account_id=savings,
-        to_account_id=wallet,
-        amount_minor=500_00,
+        from_account_id=savings if amount_minor > 0 else wallet,
+        to_account_id=wallet if amount_minor > 0 else savings,
+        amount_minor=abs(amount_minor),
         currency="INR",
         legs=(
-            ledger.Leg(account_id=str(savings), amount_minor=-500_00, currency="INR", platform="bfc"),
-            ledger.Leg(account_id=str(wallet), amount_minor=500_00, currency="INR", platform="vyomo"),
+            ledger.Leg(account_id=str(savings), amount_minor=-amount_minor, currency="INR", platform="bfc"),
+            ledger.Leg(account_id=str(wallet), amount_minor=amount_minor, currency="INR", platform="vyomo"),
         ),
-        completed_at=now,
+        completed_at=datetime.now(UTC),
+        **more,
     )
+
+
+async def test_a_transfer_is_announced_to_the_platforms_it_touches(gateway: Gateway) -> None:
+    person = Person(gateway)
+    await person.link()
+    savings, wallet, transfer_id = uuid4(), uuid4(), uuid4()
+    opened = _opened(savings, wallet)
+    made = _moved(transfer_id, savings, wallet, 500_00)
     async with Receiver(gateway.receiver_port) as receiver:
         receiver.replies["/vyomo/webhooks"] = status(503)
         async with gateway.store("ledger_transfer") as store:
@@ -358,3 +367,48 @@ async def test_a_transfer_is_announced_to_the_platforms_it_touches(gateway: Gate
         async with asyncio.timeout(15):
             while (await person.get("/api/sync/pending"))["items"]:
                 await asyncio.sleep(0.1)
+
+
+async def test_a_capture_and_a_reversal_are_announced_once_and_hold_nothing_up(gateway: Gateway) -> None:
+    """`transfer.captured` and `.reversed` have no legs: the `transfer.completed` beside each moves the money."""
+    person = Person(gateway)
+    await person.link()
+    savings, wallet, held, back, later = (uuid4() for _ in range(5))
+    now = datetime.now(UTC)
+    between = {"from_account_id": savings, "to_account_id": wallet, "amount_minor": 300_00, "currency": "INR"}
+    events = (
+        *_opened(savings, wallet),
+        ledger.TransferCaptured(transfer_id=held, released_minor=0, held_at=now, captured_at=now, **between),  # type: ignore[arg-type]
+        _moved(held, savings, wallet, 300_00, held=True),
+        ledger.TransferReversed(transfer_id=held, reversal_id=back, consumed_at=now, reversed_at=now, **between),  # type: ignore[arg-type]
+        _moved(back, savings, wallet, -300_00, reverses=held),
+        _moved(later, savings, wallet, 1_00),
+    )
+    async with Receiver(gateway.receiver_port) as receiver:
+        async with gateway.store("ledger_transfer") as store:
+            await store.append(
+                [StreamAppend(f"ledger-{person.user_id}", events)], event_id=new_id(), subject=person.user_id
+            )
+        async with asyncio.timeout(15):
+            while any(len(person.told(receiver, platform)) < 3 for platform in person.customers):
+                await asyncio.sleep(0.02)
+        await gateway.settled()
+        for platform, sign in (("bfc", -1), ("vyomo", 1)):
+            told = [
+                (
+                    m.body["type"],
+                    m.body["data"]["transfer_id"],
+                    leg["amount_minor"] * (1 if leg["direction"] == "credit" else -1),
+                )
+                for m in person.told(receiver, platform)
+                for leg in m.body["data"]["legs"]
+            ]
+            assert told == [
+                ("transfer.completed", str(held), sign * 300_00),
+                ("transfer.completed", str(back), -sign * 300_00),
+                ("transfer.completed", str(later), sign * 1_00),
+            ]
+    database = await asyncpg.connect(gateway.cell.admin_url("sync_gateway"))
+    parked = await database.fetch("SELECT consumer, type, error FROM parked WHERE consumer LIKE '%webhooks%'")
+    await database.close()
+    assert not parked

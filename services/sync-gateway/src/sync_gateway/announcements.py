@@ -23,10 +23,9 @@ PROFILE_CHANGED = contract_of(customer.ProfileChanged).type
 LINK_CONFIRMED = contract_of(identity.LinkConfirmed).type
 LINK_REMOVED = "identity.user.link_removed"
 ACCOUNT_OPENED = contract_of(ledger.AccountOpened).type
-TRANSFERS = frozenset(
-    {contract_of(ledger.TransferCompleted).type, "ledger.transfer.captured", "ledger.transfer.reversed"}
-)
-"""What moves money between the customer's accounts."""
+TRANSFER_COMPLETED = contract_of(ledger.TransferCompleted).type
+"""What moves money between the customer's accounts: a captured hold and a reversal append one each. The events
+`transfer.captured` and `transfer.reversed` beside it move nothing, and are not announced."""
 
 PROFILE_ANNOUNCED = "profile.changed"
 
@@ -64,7 +63,7 @@ class Announcements:
             platform_account_id text NOT NULL
         );
     """
-    types = TRANSFERS | {PROFILE_CHANGED, LINK_CONFIRMED, LINK_REMOVED, ACCOUNT_OPENED}
+    types = frozenset({TRANSFER_COMPLETED, PROFILE_CHANGED, LINK_CONFIRMED, LINK_REMOVED, ACCOUNT_OPENED})
 
     def __init__(self, targets: Sequence[PlatformTarget]) -> None:
         self._targets = {target.platform: target for target in targets}
@@ -115,8 +114,8 @@ class Announcements:
                 )
             elif event.type == PROFILE_CHANGED:
                 due += await self._profile(db, event)
-            elif event.type in TRANSFERS:
-                due += await self._transfer(db, event)
+            elif event.type == TRANSFER_COMPLETED and isinstance(event.payload, ledger.TransferCompleted):
+                due += await self._transfer(db, event, event.payload)
         return due
 
     async def erase(self, db: asyncpg.Connection, user_id: UUID | None) -> None:
@@ -137,8 +136,9 @@ class Announcements:
             if only in (None, platform)
         ]
 
-    async def _transfer(self, db: asyncpg.Connection, event: RecordedEvent) -> list[NewDelivery]:
-        payload: Any = event.payload
+    async def _transfer(
+        self, db: asyncpg.Connection, event: RecordedEvent, payload: ledger.TransferCompleted
+    ) -> list[NewDelivery]:
         legs = payload.legs
         rows = await db.fetch(
             "SELECT account_id, platform, platform_account_id FROM announce_account WHERE account_id::text = ANY ($1)",
