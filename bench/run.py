@@ -11,6 +11,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy" / "local"))
 
 import append
+import gateway_faults
 import identity_figures
 import latency
 import library
@@ -45,6 +46,7 @@ ON_SERVERS: dict[str, Bench] = {
 ON_PRODUCT: dict[str, Bench] = {
     "transfers_http": transfers.over_http,
     "latency": latency.measure,
+    "gateway_faults": gateway_faults.measure,
     "notifier": notifications.measure_product,
     "identity": identity_figures.measure,
 }
