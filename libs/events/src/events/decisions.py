@@ -155,10 +155,11 @@ class Streams(Generic[S]):
             try:
                 decided = decide(state)
             except Refusal:
-                if first := await self._outcome_of(event_id, request_hash):
-                    return first
                 if not await self._is_confirmed(stream, entry, version, epoch, ahead):
                     continue
+                # Looked for only now: the first request may have been under way, and be what the refusal is about.
+                if first := await self._outcome_of(event_id, request_hash):
+                    return first
                 raise
             if isinstance(decided, Foreseen):
                 events, after = decided.events, decided.state
