@@ -257,6 +257,35 @@ def test_a_deposit_that_names_itself_as_its_account_holds_up_nothing() -> None:
     assert balance(state, SAVINGS) == 10_00
 
 
+@pytest.mark.parametrize(
+    ("there", "deposit_after"),
+    [
+        ([msgspec.structs.replace(opened(500_00), account_id="FD1")], 500_00),
+        ([msgspec.structs.replace(opened(500_00, currency="USD"), account_id="FD1")], 500_00),
+        ([opened(100_00), deposit_opened(20_00)], 50_00),
+    ],
+    ids=["savings", "other_currency", "deposit"],
+)
+def test_a_deposit_whose_account_is_there_already_still_takes_the_principal(
+    there: list[Event], deposit_after: int
+) -> None:
+    """Whatever has its id: the money has left the savings account, and comes out somewhere."""
+    state, _ = report(LedgerState(), opened(100_00), *there)
+    before = balance(state, SAVINGS)
+    after, events = report(state, deposit_opened(30_00))
+    [posting] = events
+    assert isinstance(posting, AccountPosted)
+    assert (balance(after, SAVINGS), balance(after, DEPOSIT)) == (before - 30_00, deposit_after)
+    assert sum(leg.amount_minor for leg in money_legs(events)) == 0
+    assert fold(events, state) == after
+
+
+def test_a_deposit_that_is_there_before_its_savings_account_waits_for_the_money() -> None:
+    state, _ = report(LedgerState(), deposit_opened(20_00), deposit_opened(30_00), opened(100_00))
+    assert (balance(state, SAVINGS), balance(state, DEPOSIT)) == (50_00, 50_00)
+    assert state.waiting == {}
+
+
 @pytest.mark.parametrize("order", ["abc", "acb", "bac", "bca", "cab", "cba"])
 def test_a_deposit_ends_the_same_in_every_order_of_arrival(order: str) -> None:
     items = {"a": opened(100_00), "b": deposit_opened(80_00), "c": deposit_matured(86_00)}

@@ -14,10 +14,11 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from events.contracts import encode
+from events.contracts import encode, trading
+from events.contracts.ledger import TransferSettled
 from events.contracts.ledger_rules import FixedAmount, RuleFired, RuleRefused, RuleTerms, Scheduled
-from events.contracts.registry import contract_of
-from events.envelope import Metadata, RecordedEvent, derived_id
+from events.contracts.registry import Event, contract_of
+from events.envelope import Metadata, RecordedEvent, derived_id, new_id
 from events.store import EventStore
 from ledger_transfer import replenish
 from ledger_transfer import timer as timer_module
@@ -48,6 +49,22 @@ def of(customer: Customer, agreed: RuleTerms) -> RuleTerms:
 def every(day: str, at: str, amount_minor: int, on: int | None = None) -> RuleTerms:
     schedule: Any = Scheduled(every=day, on=on, at=at)  # type: ignore[arg-type]
     return terms(schedule, FixedAmount(amount_minor=amount_minor))
+
+
+def recorded(item: Event, event_id: UUID, at: datetime) -> RecordedEvent:
+    """A platform's item as the log has it."""
+    return RecordedEvent(
+        position=0,
+        stream=f"test-{event_id}",
+        version=1,
+        event_id=event_id,
+        type=contract_of(item).type,
+        schema_version=1,
+        subject=None,
+        data=encode(item),
+        metadata=Metadata(),
+        recorded_at=at,
+    )
 
 
 async def scheduled(world: RuleWorld, agreed: RuleTerms, savings: int = 10_000_00) -> Customer:
@@ -129,6 +146,43 @@ async def test_two_replicas_and_a_read_model_that_lags(world: RuleWorld, cell: "
         assert len(await world.firings(customer)) == 1
     await world.project()
     assert await world.timer.tick() == 0
+
+
+@pytest.mark.parametrize("agreed", [share(20), every("day", "09:00", 200_00)], ids=["in_an_append", "on_its_own"])
+async def test_a_rules_transfer_reported_back_settles_and_posts_nothing(world: RuleWorld, agreed: RuleTerms) -> None:
+    """Its id is the id of an event within another's append, or of an append of its own."""
+    world.now = india("2026-03-01T10:00")
+    customer = await scheduled(world, agreed)
+    await world.linked(customer)
+    await world.bank_says(customer.salary(1_000_00))
+    await world.react()
+    await live(world, india("2026-03-02T09:30"))
+    [firing] = await world.firings(customer)
+    assert firing.amount_minor == 200_00
+    before, state = await world.events(customer), await world.ledger.state(customer.user_id)
+    reference = str(firing.transfer_id)
+    await world.bank_says(msgspec.structs.replace(customer.salary(-200_00, "echo"), reference=reference))
+    await world.react()
+    payin = trading.WalletPosted(
+        item_id="echo",
+        customer_id="VY-1",
+        occurred_at=world.now,
+        movement_id="M1",
+        wallet_id="W1",
+        direction="credit",
+        amount_minor=200_00,
+        currency="INR",
+        reason="payin",
+        reference=reference,
+    )
+    await world.ledger.record(customer.user_id, recorded(payin, new_id(), world.now))
+    settled = (await world.events(customer))[len(before) :]
+    assert [type(event).__name__ for event in settled] == ["TransferSettled"] * 2
+    assert {(event.transfer_id, event.platform) for event in settled if isinstance(event, TransferSettled)} == {
+        (firing.transfer_id, "bfc"),
+        (firing.transfer_id, "vyomo"),
+    }
+    assert await world.ledger.state(customer.user_id) == state
 
 
 async def test_one_rule_at_fault_does_not_hold_up_the_others(world: RuleWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,20 +348,7 @@ async def test_a_storm_of_ten_thousand_rules_on_one_salary_day(world: RuleWorld)
     salaries = []
     for number, customer in enumerate(customers):
         item = customer.salary(50_000_00 + number)
-        salaries.append(
-            RecordedEvent(
-                position=number + 1,
-                stream=f"bank_customer-{customer.user_id}",
-                version=1,
-                event_id=derived_id(customer.user_id, "salary"),
-                type=contract_of(item).type,
-                schema_version=1,
-                subject=None,
-                data=encode(item),
-                metadata=Metadata(),
-                recorded_at=world.now,
-            )
-        )
+        salaries.append(recorded(item, derived_id(customer.user_id, "salary"), world.now))
     batch = 500
     for first in range(0, len(salaries), batch):
         await asyncio.gather(

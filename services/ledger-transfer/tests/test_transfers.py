@@ -7,19 +7,25 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 from events.contracts.ledger import TransferCompleted, TransferRefused
+from events.decisions import Refusal
 from ledger_transfer.ledger import request_hash, transfer_id_of
+from ledger_transfer.limits import Limits
 from ledger_transfer.state import Account, LedgerState, evolve
 from ledger_transfer.transfers import (
     REFUSAL_DETAILS,
+    UNRESTRICTED,
     AccountNotFound,
+    Clearance,
     InsufficientFunds,
+    StepUp,
+    StepUpRequired,
     TransferRequest,
     post_transfer,
     transfer,
 )
 
 NOW = datetime(2026, 2, 12, 9, tzinfo=UTC)
-SAVINGS, WALLET, DOLLARS, CLOSED, CLOSED_DOLLARS, DEPOSIT, UNKNOWN = (UUID(int=n) for n in range(1, 8))
+SAVINGS, WALLET, DOLLARS, CLOSED, CLOSED_DOLLARS, DEPOSIT, UNKNOWN, FROZEN, RICH = (UUID(int=n) for n in range(1, 10))
 
 
 def account(account_id: UUID, **changes: Any) -> Account:
@@ -44,6 +50,8 @@ STATE = LedgerState(
             account(CLOSED, status="closed"),
             account(CLOSED_DOLLARS, status="closed", currency="USD"),
             account(DEPOSIT, kind="fixed_deposit"),
+            account(FROZEN, status="frozen", frozen_by="customer"),
+            account(RICH, balance_minor=1_000_00),
         )
     }
 )
@@ -87,6 +95,11 @@ def test_the_whole_balance_may_go() -> None:
         (request(DOLLARS, DOLLARS, 500_00), "same_account"),
         (request(CLOSED, DEPOSIT, 500_00), "account_closed"),
         (request(DEPOSIT, CLOSED, 500_00), "account_closed"),
+        (request(CLOSED, FROZEN, 500_00), "account_closed"),
+        (request(FROZEN, CLOSED, 500_00), "account_closed"),
+        (request(FROZEN, DEPOSIT, 500_00), "account_frozen"),
+        (request(DEPOSIT, FROZEN, 500_00), "account_frozen"),
+        (request(SAVINGS, FROZEN, 500_00), "account_frozen"),
         (request(DEPOSIT, WALLET, 500_00), "account_not_transferable"),
         (request(SAVINGS, DEPOSIT, 500_00), "account_not_transferable"),
         (request(SAVINGS, WALLET, 100_01), "insufficient_funds"),
@@ -99,6 +112,82 @@ def test_refusals_are_recorded_in_order_of_precedence(wanted: TransferRequest, c
     assert event.available_minor == (100_00 if code == "insufficient_funds" else None)
     assert evolve(STATE, event) == STATE
     assert code in REFUSAL_DETAILS
+
+
+STRICT = msgspec.structs.replace(STATE, limits=Limits(daily_minor=150_00, weekly_minor=200_00, monthly_minor=300_00))
+THRESHOLD = Clearance(threshold_minor=120_00)
+
+
+def verdict(wanted: TransferRequest, state: LedgerState = STRICT, clearance: Clearance = THRESHOLD) -> str | None:
+    """The code of the refusal, recorded or not."""
+    try:
+        [event] = transfer(state, wanted, NOW, clearance)
+    except Refusal as refusal:
+        return refusal.code
+    return event.code if isinstance(event, TransferRefused) else None
+
+
+@pytest.mark.parametrize(
+    ("earlier", "both", "later", "mended"),
+    [
+        ("account_not_found", request(UNKNOWN, UNKNOWN), "same_account", request(SAVINGS, SAVINGS)),
+        ("same_account", request(SAVINGS, SAVINGS, 1, "USD"), "currency_mismatch", request(SAVINGS, WALLET, 1, "USD")),
+        ("currency_mismatch", request(CLOSED_DOLLARS), "account_closed", request(CLOSED)),
+        ("account_closed", request(CLOSED, FROZEN), "account_frozen", request(SAVINGS, FROZEN)),
+        ("account_frozen", request(FROZEN, DEPOSIT), "account_not_transferable", request(SAVINGS, DEPOSIT)),
+        (
+            "account_not_transferable",
+            request(DEPOSIT, WALLET, 100_01),
+            "insufficient_funds",
+            request(SAVINGS, WALLET, 100_01),
+        ),
+        ("insufficient_funds", request(SAVINGS, WALLET, 150_01), "limit_exceeded", request(RICH, WALLET, 150_01)),
+        ("limit_exceeded", request(RICH, WALLET, 150_01), "step_up_required", request(RICH, WALLET, 120_01)),
+    ],
+)
+def test_of_two_reasons_the_earlier_is_told_and_once_mended_the_later(
+    earlier: str, both: TransferRequest, later: str, mended: TransferRequest
+) -> None:
+    assert (verdict(both), verdict(mended)) == (earlier, later)
+    assert {earlier, later} <= REFUSAL_DETAILS.keys()
+
+
+def test_what_breaks_no_rule_is_completed() -> None:
+    assert verdict(request(RICH, WALLET, 120_00)) is None
+
+
+def test_a_limit_that_is_exceeded_is_recorded_with_its_window() -> None:
+    [event] = transfer(STRICT, request(RICH, WALLET, 150_01), NOW)
+    assert isinstance(event, TransferRefused)
+    assert (event.code, event.window, event.remaining_minor) == ("limit_exceeded", "daily", 150_00)
+    assert evolve(STRICT, event) == STRICT
+    assert verdict(request(RICH, WALLET, 150_00), clearance=UNRESTRICTED) is None
+
+
+def token(**changes: Any) -> Clearance:
+    fields: dict[str, Any] = {"jti": "j", "amount_minor": 130_00, "currency": "INR", "to_account_id": WALLET}
+    return Clearance(threshold_minor=120_00, step_up=StepUp(**(fields | changes)))
+
+
+@pytest.mark.parametrize(
+    ("clearance", "reason"),
+    [
+        (THRESHOLD, "missing"),
+        (token(amount_minor=130_01), "mismatch"),
+        (token(currency="USD"), "mismatch"),
+        (token(to_account_id=None), "mismatch"),
+        (token(jti="spent"), "used"),
+    ],
+)
+def test_a_step_up_is_asked_for_and_never_recorded(clearance: Clearance, reason: str) -> None:
+    state = msgspec.structs.replace(STRICT, step_ups={"spent": NOW})
+    wanted = request(RICH, WALLET, 130_00)
+    with pytest.raises(StepUpRequired) as refusal:
+        transfer(state, wanted, NOW, clearance)
+    told = refusal.value
+    assert (told.code, told.reason) == ("step_up_required", reason)
+    assert (told.amount_minor, told.currency, told.to_account_id) == (130_00, "INR", WALLET)
+    assert verdict(wanted, state, token()) is None
 
 
 @pytest.mark.parametrize(
