@@ -11,6 +11,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy" / "local"))
 
 import append
+import gateway
 import gateway_faults
 import identity_figures
 import latency
@@ -39,6 +40,7 @@ ON_SERVERS: dict[str, Bench] = {
     "rules": lambda stack: rules.measure(stack.fresh_cell()),
     "search": lambda stack: search_load.measure(stack.fresh_cell()),
     "wealth": lambda stack: wealth_figures.measure(stack.fresh_cell()),
+    "gateway": lambda stack: gateway.measure(stack.fresh_cell(), stack.fresh_cell()),
     "notifier": lambda stack: notifications.measure(stack.fresh_cell()),
 }
 """On PostgreSQL and RabbitMQ alone, each on a cell of its own."""

@@ -8,7 +8,7 @@ if compgen -G "bench/*.py" >/dev/null; then
   sources+=(bench)
 fi
 # The benchmarks drive the product with the customers of the integration tests, and figures with the shared log.
-MYPYPATH=tests/integration:tests/shared .venv/bin/mypy "${sources[@]}"
+MYPYPATH=tests/integration:tests/shared:services/sync-gateway/tests .venv/bin/mypy "${sources[@]}"
 
 status=0
 for tests in libs/*/tests services/*/tests simulators/tests tests/shared tests/integration; do

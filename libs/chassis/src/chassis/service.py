@@ -5,7 +5,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Generic
+from typing import Any, Final, Generic
 from uuid import UUID
 
 import asyncpg
@@ -47,6 +47,20 @@ _EXIT_SETTINGS = 78  # EX_CONFIG
 _DATABASE_CONNECTIONS_MAX = 8
 _FRAME_BYTES_MAX = 64 * 1024
 _KEEP_ALIVE_S = 75  # longer than nginx keeps its connections to us, so that it never meets a closed one
+
+SERVER_OPTIONS: Final[dict[str, Any]] = {
+    "http": "httptools",
+    "ws": "websockets-sansio",
+    "ws_max_size": _FRAME_BYTES_MAX,
+    "ws_per_message_deflate": False,  # compression buffers cost more memory per connection than frames
+    "lifespan": "on",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "timeout_keep_alive": _KEEP_ALIVE_S,
+    "timeout_graceful_shutdown": DRAIN_S_MAX,
+}
+"""How every service speaks HTTP and WebSocket (uvicorn)."""
 
 S = TypeVar("S", bound=ServiceSettings, default=ServiceSettings)
 
@@ -391,15 +405,6 @@ async def _start(runtime: Runtime[S], wire: Callable[[Runtime[S]], Awaitable[Lit
             app,
             host=settings.http_host,
             port=settings.http_port,
-            http="httptools",
-            ws="websockets-sansio",
-            ws_max_size=_FRAME_BYTES_MAX,
-            ws_per_message_deflate=False,  # compression buffers cost more memory per connection than frames
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=DRAIN_S_MAX,
+            **SERVER_OPTIONS,
         )
     )
