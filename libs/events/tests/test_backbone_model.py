@@ -140,8 +140,10 @@ class World:
         """Starts again what has died, as a supervisor does."""
         for name in [name for name, task in self.processes.items() if task.done()]:
             error = self.processes.pop(name).exception()
-            for leaf in error.exceptions if isinstance(error, ExceptionGroup) else [error]:
-                assert isinstance(leaf, Crash), f"{name} died by itself: {leaf!r}"
+            crashed, by_itself = error.split(Crash) if isinstance(error, ExceptionGroup) else (error, None)
+            assert crashed is not None, f"{name} died by itself: {error!r}"
+            assert by_itself is None, f"{name} died by itself: {by_itself!r}"
+            assert isinstance(crashed, Crash | ExceptionGroup), f"{name} died by itself: {crashed!r}"
             if name in self.pools:
                 self.pools.pop(name).terminate()
         for number in range(RELAYS):
@@ -167,8 +169,10 @@ class World:
         task = self.processes.pop(name)
         if name in self.pools:
             self.pools.pop(name).terminate()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        while not task.done():
+            # Again and again: asyncpg loses a cancellation that meets its terminated pool.
+            task.cancel()
+            await asyncio.wait([task], timeout=0.5)
         await self.revive()
 
     async def append(
@@ -233,9 +237,10 @@ class World:
     async def stop(self) -> None:
         if self.slow is not None:
             await self.slow[0].close()
-        for task in self.processes.values():
-            task.cancel()
-        await asyncio.gather(*self.processes.values(), return_exceptions=True)
+        while running := [task for task in self.processes.values() if not task.done()]:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=0.5)
         for pool in self.pools.values():
             pool.terminate()
         channel = await self.broker.channel()

@@ -190,7 +190,7 @@ async def test_a_transfer_is_taken_back_once_by_who_may(client: Client) -> None:
     path = f"/api/transfers/{transfer_id}/reverse"
     assert (await client.send("POST", path)).json()["code"] == "insufficient_scope"
     client._authorization = {
-        "Authorization": f"Bearer {token_of(client.user_id, client.session_id, scope='transfers:reverse')}"
+        "Authorization": f"Bearer {token_of(client.user_id, client.session_id, scope='transfers:write transfers:reverse')}"
     }
     answers = await asyncio.gather(*(client.send("POST", path) for _ in range(6)))
     assert {answer.status_code for answer in answers} == {201}
