@@ -81,7 +81,7 @@ def _page(title: str, body: str, *, form_action: str, status: int) -> Response[s
     return Response(
         html,
         status_code=status,
-        media_type="text/html; charset=utf-8",
+        media_type="text/html",
         headers={
             "Content-Security-Policy": policy,
             "X-Frame-Options": "DENY",
