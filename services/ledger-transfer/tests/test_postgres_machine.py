@@ -195,7 +195,7 @@ class Money(RuleBasedStateMachine):
             if name == "bank"
             else trading.WalletPosted(movement_id="M", wallet_id="W1", reason="other", **common)
         )
-        self.run_(self.ledgers[replica].record(self.user_id, recorded(item)))
+        self.run_(self.ledgers[replica].record(self.user_id, recorded(item), self.model.now))
         self.model.balances[name] += amount
 
     @rule(replica=REPLICA, data=st.data(), part=st.integers(1, 100))

@@ -1,7 +1,5 @@
 """The service over a real event store and database: its consumers, its clock and its outbox, driven step by step."""
 
-import base64
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +14,6 @@ import pytest
 from chassis.app import create_app
 from chassis.cursors import CursorCodec
 from chassis.egress import Egress
-from chassis.settings import Secret
 from events.contracts.registry import Event
 from events.store import EventStore
 from notifier.api import Parts, routes
@@ -30,7 +27,8 @@ from notifier.settings import Settings
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from read_side import ISSUER, World, open_world
+from deployed import settings_of
+from read_side import World, open_world
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -90,29 +88,6 @@ async def open_desk(cell: "Cell", **options: Any) -> AsyncIterator[Desk]:
 async def desk(cell: "Cell") -> AsyncIterator[Desk]:
     async with open_desk(cell) as opened:
         yield opened
-
-
-def settings_of(**changes: Any) -> Settings:
-    """Settings as a deployment would have them; nothing is sent anywhere unless a test names a server."""
-    from py_vapid import Vapid02
-
-    vapid = Vapid02()
-    vapid.generate_keys()
-    key = vapid.private_key.private_numbers().private_value.to_bytes(32, "big")
-    values: dict[str, Any] = {
-        "database_url": Secret("postgresql://"),
-        "event_store_url": Secret("postgresql://"),
-        "amqp_url": Secret("amqp://"),
-        "http_port": 0,
-        "token_issuer": ISSUER,
-        "cursor_secret": Secret("a secret of the tests"),
-        "subject_keys_url": Secret("postgresql://"),
-        "subject_master_key": Secret(base64.b64encode(os.urandom(32)).decode()),
-        "vapid_private_key": Secret(base64.urlsafe_b64encode(key).rstrip(b"=").decode()),
-        "send_timeout_s": 1.0,
-        **changes,
-    }
-    return Settings(**values)
 
 
 @asynccontextmanager

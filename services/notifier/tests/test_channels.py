@@ -37,6 +37,7 @@ from standardwebhooks import Webhook as Verifier
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from deployed import settings_of
 from samples import opened, posting, risk
 
 if TYPE_CHECKING:
@@ -163,8 +164,6 @@ async def open_post(cell: "Cell", desk: "Desk", settings: Settings) -> AsyncIter
 
 @pytest.fixture
 async def post(cell: "Cell", desk: "Desk", mailbox: Any, endpoint: Endpoint) -> AsyncIterator[Post]:
-    from conftest import settings_of
-
     settings = settings_of(
         smtp_host="127.0.0.1",
         smtp_port=mailbox.port,

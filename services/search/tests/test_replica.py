@@ -99,7 +99,8 @@ async def test_a_corrupted_index_is_built_anew(world: Any, tmp_path: Path) -> No
         assert await totals(client, world, [user]) == [29]
         assert replica.index is not None
         assert replica.index.path != path
-        assert not path.exists()
+
+        await until(lambda: not path.exists())
 
 
 @pytest.mark.parametrize("failing", ["search", "panic"])

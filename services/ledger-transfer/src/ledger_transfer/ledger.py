@@ -343,8 +343,11 @@ class Ledger:
             first, completed, ended, is_open, taken_back if isinstance(taken_back, TransferReversed) else None
         )
 
-    async def record(self, user_id: UUID, item: RecordedEvent) -> None:
-        """Posts what a platform reported, once per item and customer, whatever the balances."""
+    async def record(self, user_id: UUID, item: RecordedEvent, now: datetime | None = None) -> None:
+        """Posts what a platform reported, once per item and customer, whatever the balances.
+
+        `now` decides which holds have lapsed; None: the clock.
+        """
         fact = fact_of(item.payload)
         if fact is None:
             return
@@ -362,6 +365,7 @@ class Ledger:
                 platform=platform,
                 traceparent=item.metadata.traceparent,
             ),
+            now=now,
         )
 
     async def _find(self, user_id: UUID, event_id: UUID) -> Event | None:

@@ -1,0 +1,32 @@
+"""The notifier's settings, as a deployment would have them."""
+
+import base64
+import os
+from typing import Any
+
+from chassis.settings import Secret
+from notifier.settings import Settings
+from read_side import ISSUER
+
+
+def settings_of(**changes: Any) -> Settings:
+    """Settings as a deployment would have them; nothing is sent anywhere unless a test names a server."""
+    from py_vapid import Vapid02
+
+    vapid = Vapid02()
+    vapid.generate_keys()
+    key = vapid.private_key.private_numbers().private_value.to_bytes(32, "big")
+    values: dict[str, Any] = {
+        "database_url": Secret("postgresql://"),
+        "event_store_url": Secret("postgresql://"),
+        "amqp_url": Secret("amqp://"),
+        "http_port": 0,
+        "token_issuer": ISSUER,
+        "cursor_secret": Secret("a secret of the tests"),
+        "subject_keys_url": Secret("postgresql://"),
+        "subject_master_key": Secret(base64.b64encode(os.urandom(32)).decode()),
+        "vapid_private_key": Secret(base64.urlsafe_b64encode(key).rstrip(b"=").decode()),
+        "send_timeout_s": 1.0,
+        **changes,
+    }
+    return Settings(**values)
