@@ -74,7 +74,7 @@ class NewWebhook(msgspec.Struct, frozen=True, kw_only=True):
     url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
 
 
-class Preferences(msgspec.Struct, frozen=True, kw_only=True):
+class Preferences(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """GET and PUT `/preferences`. What a PUT leaves out has its default."""
 
     timezone: str = "Asia/Kolkata"
