@@ -189,7 +189,7 @@ async def test_a_transfer_is_taken_back_once_by_who_may(client: Client) -> None:
     transfer_id = (await client.transfer(client.body())).json()["transfer_id"]
     path = f"/api/transfers/{transfer_id}/reverse"
     assert (await client.send("POST", path)).json()["code"] == "insufficient_scope"
-    scope = "transfers:write transfers:reverse"
+    scope = "accounts:read transfers:write transfers:reverse"
     client._authorization = {"Authorization": f"Bearer {token_of(client.user_id, client.session_id, scope=scope)}"}
     answers = await asyncio.gather(*(client.send("POST", path) for _ in range(6)))
     assert {answer.status_code for answer in answers} == {201}
