@@ -23,6 +23,7 @@ from uuid import UUID, uuid4
 import aiohttp
 import asyncpg
 import psutil
+from chassis.egress import Egress, signed_headers
 from events import pg
 from events.envelope import new_id
 from report import ROUNDS, Figure, Line
@@ -30,14 +31,12 @@ from report import ROUNDS, Figure, Line
 sys.path.insert(0, str(Path(__file__).parents[1] / "services" / "sync-gateway" / "tests"))
 from gateway_harness import Gateway, append, free_port, process
 from gateway_wire import Client
-from sync_gateway.addresses import AllowedTargets
 from sync_gateway.announcements import Announcements
 from sync_gateway.deliveries import DeliveryLedger, enqueue
 from sync_gateway.delivery import NewDelivery
 from sync_gateway.dispatch import Dispatcher
 from sync_gateway.endpoint import Limits, Owner
 from sync_gateway.measures import MEASURES_DDL, Measures
-from sync_gateway.outbound import Outbound, signed_headers
 from sync_gateway.secret_box import SecretBox
 
 if TYPE_CHECKING:
@@ -116,9 +115,9 @@ async def _webhooks(cell: "Cell") -> list[Line]:
                         for n in range(WEBHOOKS)
                     ],
                 )
-            async with Outbound(AllowedTargets([f"127.0.0.1:{port}"]), timeout_s=10) as outbound:
+            async with Egress([f"127.0.0.1:{port}"], timeout_s=10) as egress:
                 owner = Owner(_never, _never, _never, compose)
-                dispatcher = Dispatcher(database, outbound, box, owner, Limits(5, 30), Measures(database))
+                dispatcher = Dispatcher(database, egress, box, owner, Limits(5, 30), Measures(database))
                 started_s = time.perf_counter()
                 running = asyncio.create_task(dispatcher.run())
                 while not running.done() and await database.fetchval(

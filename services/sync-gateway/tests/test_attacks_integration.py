@@ -1,7 +1,7 @@
 """The attacks on feeds, webhooks and WebSockets, in one list. Each is tried against the running gateway.
 
 What needs a server of its own to attack from (rebinding, redirects, answers that never end, every form of address) is
-in `test_outbound.py`; slow readers and floods that take long are in `test_sync_integration.py`.
+in `libs/chassis/tests/test_egress.py`; slow readers and floods that take long are in `test_sync_integration.py`.
 """
 
 import base64

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr, parsedate_to_datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -15,13 +15,12 @@ from uuid import UUID
 import aiosmtplib
 import msgspec
 import structlog
-from chassis.egress import Egress, Reply
+from chassis.egress import Egress, Reply, signed_headers
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from events.contracts.notification import Language
 from py_vapid import Vapid02
 from pywebpush import WebPusher, WebPushException
-from standardwebhooks import Webhook as Signer
 
 from notifier import texts
 from notifier.deliveries import Outcome
@@ -242,21 +241,11 @@ class Webhook:
         body = msgspec.json.encode(
             {"type": "notification.notification.raised", "timestamp": now, "data": message.items[0]}
         )
-        headers = {
-            "Content-Type": "application/json",
-            "webhook-id": str(message.id),
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": _signer(secret).sign(str(message.id), now, body.decode()),
-        }
+        headers = signed_headers([secret], str(message.id), now, body)
         reply = await self._egress.post(url, headers, body)
         if reply.status == 410:
             return Outcome("failed", "gone", 410)
         return _http_answer(reply)
-
-
-@lru_cache(maxsize=1024)
-def _signer(secret: str) -> Signer:
-    return Signer(secret)
 
 
 def _http_answer(reply: Reply) -> Outcome:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 import structlog
+from chassis.egress import Egress
 from events.outage import is_outage, until_it_works
 from prometheus_client import Gauge
 
@@ -20,7 +21,6 @@ from sync_gateway.deliveries import CHANNEL
 from sync_gateway.endpoint import Endpoint, Limits, Owner
 from sync_gateway.ledger import Ledger
 from sync_gateway.meter import Meter
-from sync_gateway.outbound import Outbound
 from sync_gateway.secret_box import SecretBox
 
 log = structlog.get_logger(__name__)
@@ -37,16 +37,16 @@ class Dispatcher:
     def __init__(
         self,
         database: "asyncpg.Pool[asyncpg.Record]",
-        outbound: Outbound,
+        egress: Egress,
         box: SecretBox,
         owner: Owner,
         limits: Limits,
         meter: Meter,
     ) -> None:
         # A lease outlives any attempt begun under it.
-        self.ledger = Ledger(database, lease_s=outbound.timeout_s + 6)
+        self.ledger = Ledger(database, lease_s=egress.timeout_s + 6)
         self._database = database
-        self.outbound = outbound
+        self.egress = egress
         self.box = box
         self.owner = owner
         self.limits = limits
@@ -90,7 +90,7 @@ class Dispatcher:
     @property
     def may_start(self) -> bool:
         """Whether an attempt that starts now ends under the lease."""
-        return not self._stopping and time.monotonic() + self.outbound.timeout_s + 1 < self.leased_until_s
+        return not self._stopping and time.monotonic() + self.egress.timeout_s + 1 < self.leased_until_s
 
     async def _lease_forever(self) -> None:
         while not self._stopping:

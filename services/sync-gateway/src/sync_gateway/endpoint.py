@@ -12,14 +12,14 @@ from uuid import UUID
 
 import asyncpg
 import structlog
+from chassis.egress import Egress, signed_headers
 from events.outage import until_it_works
 from prometheus_client import Counter, Histogram
 
 from sync_gateway.delivery import with_sequence
 from sync_gateway.ledger import WINDOW, Delivery, Ledger, Result, Streak
 from sync_gateway.meter import Meter
-from sync_gateway.outbound import Outbound, signed_headers
-from sync_gateway.retries import Answer, verdict
+from sync_gateway.retries import Answer, retry_after_s, verdict
 from sync_gateway.secret_box import SecretBox
 
 log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ class Sender(Protocol):
     """What an endpoint needs of the dispatcher."""
 
     ledger: Ledger
-    outbound: Outbound
+    egress: Egress
     box: SecretBox
     owner: Owner
     limits: Limits
@@ -236,7 +236,10 @@ class Endpoint:
         if self._previous is not None and self._previous[1] > now:
             secrets.append(self._previous[0])
         headers = signed_headers(secrets, str(delivery.event_id), now, body)
-        answer = await dispatcher.outbound.post(self._url, headers, body, trusted=self._platform is not None)
+        started_s = time.perf_counter()
+        reply = await dispatcher.egress.post(self._url, headers, body, trusted=self._platform is not None)
+        latency_ms = (time.perf_counter() - started_s) * 1000
+        answer = Answer(reply.status, reply.error, latency_ms, retry_after_s(reply.retry_after, datetime.now(UTC)))
         _ATTEMPTS.labels("delivered" if answer.ok else "failed").inc()
         _LATENCY.observe(answer.latency_ms / 1000)
         dispatcher.meter.count("webhook.delivered" if answer.ok else "webhook.failed")

@@ -9,6 +9,7 @@ from uuid import UUID
 import structlog
 from chassis.app import create_app
 from chassis.cursors import CursorCodec
+from chassis.egress import Egress
 from chassis.service import Runtime, run
 from events.decisions import Streams
 from events.envelope import Metadata, new_id
@@ -16,7 +17,6 @@ from events.outage import is_outage
 from litestar import Litestar
 
 from sync_gateway import api, conflict_api, run_api, webhook_api, webhooks
-from sync_gateway.addresses import AllowedTargets
 from sync_gateway.announcements import Announcements, PlatformTarget, endpoint_id
 from sync_gateway.catch_up import catch_up_routes
 from sync_gateway.compose import Composer
@@ -28,7 +28,6 @@ from sync_gateway.feeds import PLATFORMS, Platform
 from sync_gateway.hub import Cursors, Hub
 from sync_gateway.intake import FeedIntake
 from sync_gateway.measures import Measures
-from sync_gateway.outbound import Outbound
 from sync_gateway.platforms import Platforms
 from sync_gateway.policies import Policies
 from sync_gateway.policies import evolve as evolve_policies
@@ -56,7 +55,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     origins = frozenset(filter(None, (origin.strip() for origin in settings.allowed_origins.split(","))))
     codec = CursorCodec(settings.cursor_secret)
     box = SecretBox(settings.gateway_key)
-    targets = AllowedTargets(_listed(settings.webhook_allowed_targets))
+    egress = Egress(_listed(settings.webhook_allowed_targets), timeout_s=settings.webhook_timeout_s)
     measures = Measures(database)
 
     policies = Streams(store, "conflict_policy", Policies(), evolve_policies)
@@ -89,10 +88,9 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     platform_urls = {platform: url for platform in PLATFORMS if (url := _url(settings, platform))}
     platforms = Platforms(platform_urls)
     runs = SyncRuns(database, store, intake, platforms)
-    outbound = Outbound(targets, timeout_s=settings.webhook_timeout_s)
     dispatcher = Dispatcher(
         database,
-        outbound,
+        egress,
         box,
         _owner(hooks, Composer(profiles)),
         Limits(settings.webhook_quarantine_after, settings.webhook_probe_s),
@@ -104,7 +102,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
         # After the consumers have made their tables.
         await runtime.tables_created.wait()
         await announcements.install(database)
-        async with outbound:
+        async with egress:
             await dispatcher.run()
 
     async def synchronise() -> None:
@@ -128,7 +126,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
             *catch_up_routes(feed, cursors, store),
             *run_api.routes(database, store, deliveries, measures, codec, lambda: hub.connections, runs.wake),
             *webhook_api.routes(
-                hooks, deliveries, database, box, targets, codec, _delays(settings.webhook_retry_delays_s)
+                hooks, deliveries, database, box, egress, codec, _delays(settings.webhook_retry_delays_s)
             ),
             *event_docs_routes(),
             *conflict_api.routes(profiles, policies, database, codec),

@@ -1,9 +1,7 @@
 """`/api/sync/webhooks`: routes, their shapes, and which refusal is which status."""
 
-import asyncio
 import base64
 import secrets
-import socket
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 from uuid import UUID
@@ -13,6 +11,7 @@ import msgspec
 from chassis.authentication import ops_may
 from chassis.consistency import HEADER, CaughtUp, consistency_token
 from chassis.cursors import CursorCodec
+from chassis.egress import Egress, NotAllowed
 from chassis.problems import Problem, invalid_field
 from chassis.tokens import Caller
 from events.decisions import Streams
@@ -22,9 +21,7 @@ from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
 
 from sync_gateway import webhooks
-from sync_gateway.addresses import AllowedTargets
 from sync_gateway.deliveries import Attempt, Deliveries, DeliveryRow
-from sync_gateway.outbound import UrlNotAllowed, split_url
 from sync_gateway.projections.webhook import WebhookRow, webhooks_of
 from sync_gateway.secret_box import SecretBox
 from sync_gateway.topics import PATTERNS_MAX, InvalidTopic, topics
@@ -35,7 +32,6 @@ RATE_PER_S = 100
 CONCURRENCY = 8
 OVERLAP_S = 24 * 3600
 OVERLAP_S_MAX = 30 * 24 * 3600
-_RESOLVE_TIMEOUT_S = 1.5
 
 RetryDelay = Annotated[int, msgspec.Meta(ge=0, le=webhooks.RETRY_DELAY_S_MAX)]
 
@@ -131,14 +127,14 @@ def routes(
     deliveries: Deliveries,
     database: asyncpg.Pool,
     box: SecretBox,
-    targets: AllowedTargets,
+    egress: Egress,
     cursors: CursorCodec,
     default_delays_s: tuple[int, ...],
 ) -> list[ControllerRouterHandler]:
     """The routes of webhooks."""
 
     async def settings_of(body: WebhookBody) -> Settings:
-        await _check_url(body.url, targets)
+        await _check_url(body.url, egress)
         try:
             topics(body.events)
         except InvalidTopic as error:
@@ -305,34 +301,21 @@ def routes(
     return [register, list_webhooks, get_webhook, change, remove, rotate, list_deliveries, test, resend, replay]
 
 
-async def _check_url(url: str, targets: AllowedTargets) -> None:
-    """Refuses early what would be refused when connecting. A host that does not resolve now may do so later.
+async def _check_url(url: str, egress: Egress) -> None:
+    """Refuses early what would be refused when connecting.
 
     Raises:
         Problem: 422 `url_not_allowed`.
     """
     try:
-        parts = split_url(url, targets)
-        assert parts.hostname is not None
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            async with asyncio.timeout(_RESOLVE_TIMEOUT_S):
-                found = await asyncio.get_running_loop().getaddrinfo(
-                    parts.hostname, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-                )
-        except (OSError, TimeoutError, UnicodeError):
-            return
-        # Any of them may be the one that is connected to.
-        if not all(targets.allows(str(address[4][0]), port) for address in found):
-            raise UrlNotAllowed("this host is not on the public internet")
-    except UrlNotAllowed as error:
+        await egress.check_host(url)
+    except NotAllowed as error:
         raise Problem(
-            422, "url_not_allowed", "Webhooks are sent to public addresses by https", errors=[_error(error)]
+            422,
+            "url_not_allowed",
+            "Webhooks are sent to public addresses by https",
+            errors=[{"field": "url", "message": str(error)}],
         ) from None
-
-
-def _error(error: UrlNotAllowed) -> dict[str, str]:
-    return {"field": "url", "message": str(error)}
 
 
 def _new_secret() -> str:
