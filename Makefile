@@ -63,6 +63,10 @@ bench: $(SYNCED) ## Measure against the raw ceilings of this machine (only=appen
 	@$(UV) sync --frozen --quiet --group bench
 	$(PYTHON) bench/run.py $(only)
 
+.PHONY: openapi
+openapi: up ## Write the merged OpenAPI document (served at /docs) from the running services.
+	@$(PYTHON) deploy/local/api_document.py
+
 .PHONY: fmt
 fmt: $(SYNCED) ## Format, and fix what the linter can fix.
 	.venv/bin/ruff format .

@@ -28,7 +28,7 @@ ROUTES = (
     Route("api/sync/feeds", "sync_gateway", body="1m"),
     Route("api/sync", "sync_gateway"),
     Route("ws/sync", "sync_gateway", websocket=True),
-    Route("docs/events", "sync_gateway"),
+    Route("docs", "sync_gateway"),
     Route(r"api/auth|\.well-known|oauth", "identity"),
     Route("api/accounts|api/transfers|api/transactions|api/auto-replenish", "ledger_transfer"),
     Route("api/wealth", "wealth"),

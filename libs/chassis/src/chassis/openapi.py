@@ -4,6 +4,7 @@ from typing import Any
 
 from litestar import Litestar, Response, Router
 from litestar.exceptions import NotFoundException
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import (
@@ -59,6 +60,7 @@ def openapi_config(title: str, version: str) -> OpenAPIConfig:
         version=version,
         openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, after_request=_no_html),
         render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+        operation_id_creator=_operation_id,
         components=Components(
             security_schemes={
                 _BEARER: SecurityScheme(
@@ -67,6 +69,12 @@ def openapi_config(title: str, version: str) -> OpenAPIConfig:
             }
         ),
     )
+
+
+def _operation_id(handler: HTTPRouteHandler, _method: str, _path: Any) -> str:
+    """The handler's name, which the routes of all services keep distinct: generated clients call it."""
+    first, *others = handler.handler_name.split("_")
+    return first + "".join(word.title() for word in others)
 
 
 def _no_html(response: Response[Any]) -> Response[Any]:

@@ -195,7 +195,7 @@ def routes(
         return command(answer, exchanged.event_id)
 
     @get("/api/auth/status", summary="Session and links", tags=["auth"])
-    async def status(caller: Caller) -> StatusAnswer:
+    async def get_status(caller: Caller) -> StatusAnswer:
         """Where the caller is signed in and what is linked. Refusal: 401 `session_ended`."""
         with answered():
             return _status(caller, await sign_in.status(caller))
@@ -244,7 +244,7 @@ def routes(
         login,
         refresh,
         exchange_token,
-        status,
+        get_status,
         sync_session,
         link_bfc,
         link_vyomo,

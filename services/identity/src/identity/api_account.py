@@ -163,12 +163,12 @@ def routes(accounts: Accounts, sign_in: SignIn, second_factor: SecondFactor) -> 
         return command(ContactAnswer(pending=["email"] if email is not None else []), event_id)
 
     @get("/api/auth/export", summary="Everything identity holds on the caller", tags=["account"])
-    async def export(caller: Caller) -> dict[str, Any]:
+    async def export_account(caller: Caller) -> dict[str, Any]:
         """Profile, links, sessions with their devices, and the history of the account."""
         return await accounts.export(caller.user_id)
 
     @delete("/api/auth/account", status_code=200, summary="Erase the account", tags=["account"])
-    async def erase(data: ErasureBody, caller: Caller) -> Response[ErasedAnswer]:
+    async def erase_account(data: ErasureBody, caller: Caller) -> Response[ErasedAnswer]:
         """For good. With the password, and the second factor where one is enrolled. Refusals: 401
         `invalid_credentials`, 401 `otp_required`, 401 `invalid_otp`."""
         with answered():
@@ -216,8 +216,8 @@ def routes(accounts: Accounts, sign_in: SignIn, second_factor: SecondFactor) -> 
         verify_email,
         send_code,
         change_contact,
-        export,
-        erase,
+        export_account,
+        erase_account,
         offer_totp,
         confirm_totp,
         remove_totp,

@@ -38,12 +38,12 @@ def routes(
     """The routes of `/oauth`, and the public keys."""
 
     @get("/.well-known/jwks.json", summary="Public keys", tags=["discovery"])
-    async def jwks() -> Response[dict[str, list[dict[str, str]]]]:
+    async def get_jwks() -> Response[dict[str, list[dict[str, str]]]]:
         """The keys that tokens are signed with, now and soon (RFC 7517)."""
         return Response({"keys": ring.public_jwks}, headers={"Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}"})
 
     @post("/oauth/token", status_code=200, summary="Token endpoint", tags=["oauth"])
-    async def token(request: AnyRequest) -> OAuthTokens:
+    async def issue_token(request: AnyRequest) -> OAuthTokens:
         """OAuth 2 token endpoint, form-encoded: `authorization_code` (with `code_verifier`) and `refresh_token` for the
         platforms' apps, `client_credentials` with HTTP Basic for operators. Refusals have `error` as in RFC 6749."""
         form = await form_of(request)
@@ -104,4 +104,4 @@ def routes(
             scope=scope,
         )
 
-    return [jwks, token]
+    return [get_jwks, issue_token]

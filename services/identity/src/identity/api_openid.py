@@ -57,7 +57,7 @@ def routes(
         return Cookie(name, path=_PATH, value=value, max_age=max_age, httponly=True, secure=secure, samesite="lax")
 
     @get("/.well-known/openid-configuration", summary="Discovery", tags=["discovery"])
-    async def configuration() -> Response[dict[str, Any]]:
+    async def get_openid_configuration() -> Response[dict[str, Any]]:
         """OpenID Connect Discovery 1.0."""
         return Response(discovery(openid.issuer), headers={"Cache-Control": "public, max-age=300"})
 
@@ -87,7 +87,7 @@ def routes(
         return page
 
     @post("/oauth/login", summary="The login form", tags=["openid"], status_code=200, media_type="text/html")
-    async def login(request: AnyRequest) -> Response[Any]:
+    async def submit_login(request: AnyRequest) -> Response[Any]:
         """What the form sends. Opens a root session for the browser and goes back to the app with a code."""
         form = await form_of(request)
         browser = request.cookies.get(FORM_COOKIE, "")
@@ -125,7 +125,7 @@ def routes(
         return answer
 
     @get(["/oauth/userinfo"], summary="Who the token is of", tags=["openid"])
-    async def userinfo(caller: Caller) -> dict[str, Any]:
+    async def get_userinfo(caller: Caller) -> dict[str, Any]:
         """OpenID Connect Core, 5.3. Refusal: 403 `insufficient_scope` without the scope `openid`."""
         if "openid" not in caller.scopes:
             raise Problem(
@@ -137,12 +137,12 @@ def routes(
         return await openid.userinfo(caller)
 
     @get("/oauth/logout", summary="Logout by an app", tags=["openid"], media_type="text/html")
-    async def logout(request: AnyRequest) -> Response[Any]:
+    async def end_app_session(request: AnyRequest) -> Response[Any]:
         """RP-Initiated Logout 1.0: with the ID token, to an address registered for it."""
         return await _logout(dict(request.query_params.multi_items()))
 
     @post("/oauth/logout", summary="Logout by an app", tags=["openid"], status_code=200, media_type="text/html")
-    async def logout_form(request: AnyRequest) -> Response[Any]:
+    async def confirm_end_app_session(request: AnyRequest) -> Response[Any]:
         """The same, as a form."""
         return await _logout(await form_of(request))
 
@@ -175,7 +175,7 @@ def routes(
         own = hmac.compare_digest(sealed.browser, _browser_hash(browser))
         return sealed.request if own and time.time() < sealed.expires_at else None
 
-    return [configuration, authorize, login, userinfo, logout, logout_form]
+    return [get_openid_configuration, authorize, submit_login, get_userinfo, end_app_session, confirm_end_app_session]
 
 
 def _to(address: str) -> Redirect:

@@ -167,7 +167,7 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
         )
 
     @get("/api/transactions/summary", summary="What came in and went out")
-    async def summary(
+    async def get_transaction_summary(
         request: AnyRequest,
         caller: Caller,
         caught_up: CaughtUp,
@@ -208,14 +208,14 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
         )
 
     @get("/api/transactions/reconciliation", summary="Our balances beside the platforms', and the age of each break")
-    async def reconciliation(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> ReconciliationView:
+    async def get_reconciliation(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> ReconciliationView:
         reject_unknown(request)
         now = datetime.now(UTC)
         items = [_reconciled(row, now) for row in await statements.compare(database, caller.user_id)]
         return ReconciliationView(items=items, breaks=sum(item.status == "break" for item in items))
 
     @post("/api/transactions/sync", status_code=202, summary="Ask both platforms for anything missing now")
-    async def request_sync(
+    async def request_transaction_sync(
         request: AnyRequest, caller: Caller, data: SyncBody | None = None, idempotency_key: Key = None
     ) -> Response[SyncView]:
         reject_unknown(request)
@@ -235,7 +235,7 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
         )
 
     @get("/api/transactions/export", summary="The history as a file for other accounting tools")
-    async def export(
+    async def export_transactions(
         request: AnyRequest,
         caller: Caller,
         caught_up: CaughtUp,
@@ -265,7 +265,14 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
             headers={"Content-Disposition": f'attachment; filename="sangam.{extension}"'},
         )
 
-    return [list_transactions, search_transactions, summary, reconciliation, request_sync, export]
+    return [
+        list_transactions,
+        search_transactions,
+        get_transaction_summary,
+        get_reconciliation,
+        request_transaction_sync,
+        export_transactions,
+    ]
 
 
 def _period(since: str | None, until: str | None) -> Filter:

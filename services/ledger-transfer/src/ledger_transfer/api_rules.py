@@ -151,7 +151,9 @@ def rule_routes(
         return Response(rule_view(await current(caller.user_id, rule_id)), headers=_headers(decided))
 
     @patch("/api/auto-replenish/{rule_id:uuid}/status", summary="Pause or resume the rule", opt=MOVES_MONEY)
-    async def change_status(request: AnyRequest, rule_id: UUID, data: StatusBody, caller: Caller) -> Response[RuleView]:
+    async def change_rule_status(
+        request: AnyRequest, rule_id: UUID, data: StatusBody, caller: Caller
+    ) -> Response[RuleView]:
         reject_unknown(request)
         command = rule_commands.pause if data.status == "paused" else rule_commands.resume
         decided = await _refusals_told(
@@ -180,14 +182,14 @@ def rule_routes(
         return Response(None, status_code=204, headers=_headers(decided))
 
     @get("/api/auto-replenish/history", summary="What all rules have done, the latest first")
-    async def list_history(
+    async def list_firings(
         request: AnyRequest, caller: Caller, caught_up: CaughtUp, limit: Limit = 50, cursor: Cursor = None
     ) -> HistoryPage:
         reject_unknown(request, "limit", "cursor")
         return await _history_page(database, cursors, caller.user_id, None, limit, cursor)
 
     @get("/api/auto-replenish/{rule_id:uuid}/history", summary="What one rule has done, the latest first")
-    async def list_rule_history(
+    async def list_rule_firings(
         request: AnyRequest,
         rule_id: UUID,
         caller: Caller,
@@ -207,7 +209,7 @@ def rule_routes(
         summary="Evaluate the rules now, or tell what they would do and why",
         opt=MOVES_MONEY,
     )
-    async def check(
+    async def check_rules(
         request: AnyRequest, caller: Caller, data: CheckBody | None = None, idempotency_key: Key = None
     ) -> Response[CheckView]:
         reject_unknown(request)
@@ -280,11 +282,11 @@ def rule_routes(
         list_rules,
         get_rule,
         change_rule,
-        change_status,
+        change_rule_status,
         delete_rule,
-        list_history,
-        list_rule_history,
-        check,
+        list_firings,
+        list_rule_firings,
+        check_rules,
         backtest_rule,
     ]
 

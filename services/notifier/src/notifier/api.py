@@ -143,7 +143,7 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         return found
 
     @get("/api/notifications/smart", summary="The inbox, newest first", tags=["notifications"])
-    async def get_smart(
+    async def list_notifications(
         caller: Caller,
         caught_up: CaughtUp,
         unread: bool | None = None,
@@ -181,7 +181,7 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         summary="An operator's message to one customer",
         tags=["notifications"],
     )
-    async def post_smart(caller: Caller, data: NewNotification, key: Key = None) -> Response[Raised]:
+    async def create_notification(caller: Caller, data: NewNotification, key: Key = None) -> Response[Raised]:
         named = idempotency_key(key)
         if not caller.for_everyone and caller.user_id != data.user_id:
             raise invalid_field("user_id", "is not the customer that the address names", "user_id_mismatch")
@@ -200,7 +200,7 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         return Response(Raised(id=notification_id), headers={CONSISTENCY_HEADER: token})
 
     @put("/api/notifications/smart/read-all", summary="Mark everything read", tags=["notifications"])
-    async def read_all(caller: Caller, caught_up: CaughtUp) -> Response[AllRead]:
+    async def mark_all_read(caller: Caller, caught_up: CaughtUp) -> Response[AllRead]:
         """What is raised after the read model was asked stays unread: nobody has seen it."""
         through = await newest_unread(database, caller.user_id)
         headers = {}
@@ -212,7 +212,7 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         return Response(AllRead(unread_count=0), headers=headers)
 
     @put("/api/notifications/smart/{notification_id:uuid}/read", summary="Mark one read", tags=["notifications"])
-    async def read_one(caller: Caller, caught_up: CaughtUp, notification_id: UUID) -> Response[ReadMark]:
+    async def mark_read(caller: Caller, caught_up: CaughtUp, notification_id: UUID) -> Response[ReadMark]:
         found = await existing(caller, notification_id)
         if found.read_at is not None:
             return Response(ReadMark(id=notification_id, read_at=found.read_at))
@@ -225,7 +225,9 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         )
 
     @put("/api/notifications/smart/{notification_id:uuid}/snooze", summary="Put one off", tags=["notifications"])
-    async def snooze(caller: Caller, caught_up: CaughtUp, notification_id: UUID, data: Snooze) -> Response[Snoozed]:
+    async def snooze_notification(
+        caller: Caller, caught_up: CaughtUp, notification_id: UUID, data: Snooze
+    ) -> Response[Snoozed]:
         until = snooze_until(data, datetime.now(UTC))
         await existing(caller, notification_id)
         event_id = new_id()
@@ -242,7 +244,7 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         summary="What became of it, target by target",
         tags=["notifications"],
     )
-    async def get_deliveries(caller: Caller, caught_up: CaughtUp, notification_id: UUID) -> DeliveryPage:
+    async def get_notification_deliveries(caller: Caller, caught_up: CaughtUp, notification_id: UUID) -> DeliveryPage:
         await existing(caller, notification_id)
         return DeliveryPage(items=await deliveries_of(database, caller.user_id, notification_id))
 
@@ -301,14 +303,14 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
             raise Problem(404, "push_subscription_not_found", "There is no such subscription")
 
     @get("/api/notifications/webhook", summary="The webhook", tags=["targets"])
-    async def get_webhook(caller: Caller) -> WebhookView:
+    async def get_notification_webhook(caller: Caller) -> WebhookView:
         row = await database.fetchrow("SELECT id, url FROM webhook_target WHERE user_id = $1", caller.user_id)
         if row is None:
             raise Problem(404, "webhook_not_found", "No webhook is set")
         return WebhookView(**dict(row))
 
     @put("/api/notifications/webhook", summary="Set the webhook; its new secret is shown once", tags=["targets"])
-    async def put_webhook(caller: Caller, data: NewWebhook) -> WebhookView:
+    async def put_notification_webhook(caller: Caller, data: NewWebhook) -> WebhookView:
         _check_url(parts.egress, data.url, "url")
         view = WebhookView(id=new_id(), url=data.url, secret=_webhook_secret())
         await database.execute(
@@ -322,7 +324,7 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         return view
 
     @delete("/api/notifications/webhook", status_code=204, summary="Remove the webhook", tags=["targets"])
-    async def delete_webhook(caller: Caller) -> None:
+    async def delete_notification_webhook(caller: Caller) -> None:
         await database.execute("DELETE FROM webhook_target WHERE user_id = $1", caller.user_id)
 
     @websocket("/ws/notifications")
@@ -330,20 +332,20 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         await parts.sockets.serve(socket)
 
     return [
-        get_smart,
-        post_smart,
-        read_all,
-        read_one,
-        snooze,
-        get_deliveries,
+        list_notifications,
+        create_notification,
+        mark_all_read,
+        mark_read,
+        snooze_notification,
+        get_notification_deliveries,
         get_preferences,
         put_preferences,
         get_push_subscriptions,
         post_push_subscription,
         delete_push_subscription,
-        get_webhook,
-        put_webhook,
-        delete_webhook,
+        get_notification_webhook,
+        put_notification_webhook,
+        delete_notification_webhook,
         listen,
     ]
 

@@ -108,7 +108,7 @@ def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> li
     searches = RecentSearches(database)
 
     @get("/api/search", summary="Search the caller's own data on both platforms")
-    async def get_search(
+    async def search(
         caller: Caller,
         caught_up: CaughtUp,
         q: Annotated[str, Parameter(min_length=1, max_length=QUERY_CHARACTERS_MAX)],
@@ -187,12 +187,12 @@ def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> li
         return Suggestions(items=items[:limit])
 
     @get("/api/search/recent", summary="The caller's last distinct queries")
-    async def get_recent(caller: Caller) -> RecentQueries:
+    async def get_recent_searches(caller: Caller) -> RecentQueries:
         rows = await searches.of(caller.user_id)
         return RecentQueries(items=[RecentQuery(query=row["query"], searched_at=row["searched_at"]) for row in rows])
 
     @delete("/api/search/recent", summary="Forget the caller's queries")
-    async def delete_recent(caller: Caller) -> None:
+    async def delete_recent_searches(caller: Caller) -> None:
         await searches.forget(caller.user_id)
 
     async def _answer(
@@ -213,7 +213,7 @@ def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> li
         applied = await database.fetchval("SELECT position FROM document_applied")
         return applied is None or await replica.contains(applied, _CONTAINED_WAIT_S)
 
-    return [get_search, get_suggestions, get_recent, delete_recent]
+    return [search, get_suggestions, get_recent_searches, delete_recent_searches]
 
 
 def _item(result: Result) -> Item:

@@ -45,7 +45,7 @@ def routes(
         description="Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature` over the body"
         ' `{"items": [...]}` of at most 1,000 items.',
     )
-    async def take_batch(request: AnyRequest, platform: str) -> BatchResult:
+    async def take_feed_batch(request: AnyRequest, platform: str) -> BatchResult:
         known = _platform(platform)
         body = await request.body()
         try:
@@ -71,7 +71,7 @@ def routes(
     async def sync(socket: WebSocket[Any, Any, Any]) -> None:
         await sockets.serve(socket)
 
-    return [take_batch, sync]
+    return [take_feed_batch, sync]
 
 
 _batches = msgspec.json.Decoder(Batch)

@@ -168,12 +168,12 @@ def routes(
         return ConflictList([_view(caller.user_id, conflict) for conflict in page], following)
 
     @get("/api/sync/conflicts/policies", summary="Who wins, per entity and field", opt=ANYBODY)
-    async def get_policies(caller: Caller) -> PolicyList:
+    async def get_conflict_policies(caller: Caller) -> PolicyList:
         state, _ = await rules.load(PROFILE)
         return PolicyList(items=_policies(state))
 
     @put("/api/sync/conflicts/policies", summary="Set policies, or try them against past conflicts", opt=OPS_ONLY)
-    async def put_policies(caller: Caller, data: PolicyBody, dry_run: bool = False) -> PolicyList:
+    async def put_conflict_policies(caller: Caller, data: PolicyBody, dry_run: bool = False) -> PolicyList:
         items = [_checked(place, item) for place, item in enumerate(data.items)]
         if dry_run:
             proposed = Policies({(item.entity, item.field): item.policy for item in items})
@@ -213,7 +213,7 @@ def routes(
         return _view(caller.user_id, conflict)
 
     @post("/api/sync/conflicts/{conflict_id:uuid}/resolve", status_code=200, summary="Decide a conflict's open fields")
-    async def resolve(caller: Caller, conflict_id: UUID, data: ResolveBody) -> Response[ConflictView]:
+    async def resolve_conflict(caller: Caller, conflict_id: UUID, data: ResolveBody) -> Response[ConflictView]:
         if data.fields is not None:
             try:
                 profile_fields("fields", data.fields)
@@ -227,7 +227,7 @@ def routes(
         )
 
     @post("/api/sync/conflicts/{conflict_id:uuid}/reopen", status_code=200, summary="Undo a resolution")
-    async def reopen(caller: Caller, conflict_id: UUID) -> Response[ConflictView]:
+    async def reopen_conflict(caller: Caller, conflict_id: UUID) -> Response[ConflictView]:
         by = f"user:{caller.user_id}"
         return await _decide(
             caller, conflict_id, lambda known: profile.reopen(known, conflict_id, by, datetime.now(UTC))
@@ -242,7 +242,15 @@ def routes(
         view = _view(caller.user_id, written.profile.conflicts[conflict_id])
         return Response(view, headers={HEADER: consistency_token(event_id)})
 
-    return [get_profile, list_conflicts, get_policies, put_policies, get_conflict, resolve, reopen]
+    return [
+        get_profile,
+        list_conflicts,
+        get_conflict_policies,
+        put_conflict_policies,
+        get_conflict,
+        resolve_conflict,
+        reopen_conflict,
+    ]
 
 
 def _checked(place: int, item: PolicyView) -> sync.PolicyItem:

@@ -18,6 +18,7 @@ from litestar import Litestar
 
 from sync_gateway import api, conflict_api, run_api, webhook_api, webhooks
 from sync_gateway.announcements import Announcements, PlatformTarget, endpoint_id
+from sync_gateway.api_docs import api_docs_routes
 from sync_gateway.catch_up import catch_up_routes
 from sync_gateway.compose import Composer
 from sync_gateway.deliveries import Deliveries, DeliveryLedger
@@ -128,6 +129,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
             *webhook_api.routes(
                 hooks, deliveries, database, box, egress, codec, _delays(settings.webhook_retry_delays_s)
             ),
+            *api_docs_routes(),
             *event_docs_routes(),
             *conflict_api.routes(profiles, policies, database, codec),
         ],

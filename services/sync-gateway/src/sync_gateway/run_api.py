@@ -165,7 +165,7 @@ def routes(
     """The routes of running synchronisation."""
 
     @get("/api/sync/health", summary="How each platform is doing", opt=EVERYONE)
-    async def get_health(caller: Caller) -> SyncHealth:
+    async def get_sync_health(caller: Caller) -> SyncHealth:
         statuses = await platform_statuses(database)
         sums = await measures.window(HEALTH_WINDOW)
         open_by = await open_conflicts(database)
@@ -178,7 +178,7 @@ def routes(
         )
 
     @get("/api/sync/pending", summary="The caller's events that are not delivered or applied yet", opt=OPS)
-    async def get_pending(
+    async def get_pending_events(
         caller: Caller, caught_up: CaughtUp, limit: Annotated[int, Parameter(ge=1, le=200)] = 50
     ) -> PendingList:
         now = datetime.now(UTC)
@@ -210,7 +210,7 @@ def routes(
         return PendingList(sorted(items, key=lambda item: -item.age_s)[:limit])
 
     @post("/api/sync/trigger", status_code=202, summary="Ask the platforms for anything missing", opt=OPS)
-    async def trigger(caller: Caller, data: TriggerBody | None = None) -> Response[Triggered]:
+    async def trigger_sync(caller: Caller, data: TriggerBody | None = None) -> Response[Triggered]:
         wanted = data or TriggerBody()
         sync_id, event_id = new_id(), new_id()
         requested = sync.SyncRunRequested(
@@ -228,7 +228,7 @@ def routes(
         return Response(Triggered(sync_id=sync_id), status_code=202, headers={HEADER: consistency_token(event_id)})
 
     @get("/api/sync/history", summary="The caller's synchronisation runs, newest first", opt=OPS)
-    async def get_history(
+    async def list_sync_runs(
         caller: Caller,
         caught_up: CaughtUp,
         limit: Annotated[int, Parameter(ge=1, le=200)] = 50,
@@ -244,21 +244,21 @@ def routes(
         return RunList([_run(row) for row in rows], following)
 
     @get("/api/sync/history/{sync_id:uuid}", summary="One synchronisation run", opt=OPS)
-    async def get_run(caller: Caller, caught_up: CaughtUp, sync_id: UUID) -> RunView:
+    async def get_sync_run(caller: Caller, caught_up: CaughtUp, sync_id: UUID) -> RunView:
         rows = await runs_of(database, caller.user_id, before=None, sync_id=sync_id, limit=1)
         if not rows:
             raise Problem(404, "sync_run_not_found", "There is no such run, or it is not known here yet")
         return _run(rows[0])
 
     @get("/api/sync/stats", summary="Counts, latency and throughput over a window", opt=EVERYONE)
-    async def get_stats(
+    async def get_sync_stats(
         caller: Caller,
         window: Annotated[str, Parameter(max_length=16, description="Such as 90s, 5m or 24h")] = "1h",
     ) -> SyncStats:
         span = _window(window)
         return _stats(window, span, await measures.window(span), connections())
 
-    return [get_health, get_pending, trigger, get_history, get_run, get_stats]
+    return [get_sync_health, get_pending_events, trigger_sync, list_sync_runs, get_sync_run, get_sync_stats]
 
 
 def _window(text: str) -> timedelta:

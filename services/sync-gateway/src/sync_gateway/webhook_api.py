@@ -158,7 +158,7 @@ def routes(
             raise _not_found() from None
 
     @post("/api/sync/webhooks", summary="Register a webhook; its secret is shown once", opt=OPS)
-    async def register(caller: Caller, data: WebhookBody) -> Response[WebhookView]:
+    async def create_webhook(caller: Caller, data: WebhookBody) -> Response[WebhookView]:
         owner_id = owner_of(caller)
         settings = await settings_of(data)
         if len(await webhooks_of(database, owner_id)) >= webhooks.PER_OWNER_MAX:
@@ -185,7 +185,7 @@ def routes(
         return _view_of(await own(webhook_id, caller))
 
     @put("/api/sync/webhooks/{webhook_id:uuid}", summary="Change a webhook", opt=OPS)
-    async def change(caller: Caller, webhook_id: UUID, data: WebhookBody) -> Response[WebhookView]:
+    async def change_webhook(caller: Caller, webhook_id: UUID, data: WebhookBody) -> Response[WebhookView]:
         await own(webhook_id, caller)
         settings = await settings_of(data)
         event_id = new_id()
@@ -202,7 +202,7 @@ def routes(
         return Response(_view_of(await own(webhook_id, caller)), headers={})
 
     @delete("/api/sync/webhooks/{webhook_id:uuid}", summary="Delete a webhook", opt=OPS)
-    async def remove(caller: Caller, webhook_id: UUID) -> None:
+    async def delete_webhook(caller: Caller, webhook_id: UUID) -> None:
         await own(webhook_id, caller)
         try:
             await streams.execute(
@@ -221,7 +221,7 @@ def routes(
         summary="A new secret, shown once; the former one signs along for a while",
         opt=OPS,
     )
-    async def rotate(caller: Caller, webhook_id: UUID, data: RotateBody | None = None) -> Rotated:
+    async def rotate_webhook_secret(caller: Caller, webhook_id: UUID, data: RotateBody | None = None) -> Rotated:
         await own(webhook_id, caller)
         secret = _new_secret()
         until = datetime.now(UTC) + timedelta(seconds=(data or RotateBody()).overlap_s)
@@ -262,7 +262,7 @@ def routes(
         return DeliveryList([_delivery(row) for row in rows], following)
 
     @post("/api/sync/webhooks/{webhook_id:uuid}/test", status_code=202, summary="Send a test message", opt=OPS)
-    async def test(caller: Caller, webhook_id: UUID) -> Queued:
+    async def test_webhook(caller: Caller, webhook_id: UUID) -> Queued:
         await own(webhook_id, caller)
         event_id = new_id()
         body = msgspec.json.encode(
@@ -284,7 +284,7 @@ def routes(
         summary="Send one delivery again, under the same message id",
         opt=OPS,
     )
-    async def resend(caller: Caller, webhook_id: UUID, delivery_id: UUID) -> Queued:
+    async def resend_delivery(caller: Caller, webhook_id: UUID, delivery_id: UUID) -> Queued:
         await own(webhook_id, caller)
         return _queued(await deliveries.resend(webhook_id, delivery_id))
 
@@ -294,11 +294,22 @@ def routes(
         summary="Send everything since then again, in order",
         opt=OPS,
     )
-    async def replay(caller: Caller, webhook_id: UUID, data: ReplayBody) -> Replaying:
+    async def replay_webhook(caller: Caller, webhook_id: UUID, data: ReplayBody) -> Replaying:
         await own(webhook_id, caller)
         return Replaying(queued=await deliveries.replay(webhook_id, data.since))
 
-    return [register, list_webhooks, get_webhook, change, remove, rotate, list_deliveries, test, resend, replay]
+    return [
+        create_webhook,
+        list_webhooks,
+        get_webhook,
+        change_webhook,
+        delete_webhook,
+        rotate_webhook_secret,
+        list_deliveries,
+        test_webhook,
+        resend_delivery,
+        replay_webhook,
+    ]
 
 
 async def _check_url(url: str, egress: Egress) -> None:

@@ -79,7 +79,7 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
         return performance_answer(look.position, look.computed, look.computed.performance[days])
 
     @get("/api/wealth/health", summary="Financial health score with its factors")
-    async def get_health(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> HealthAnswer:
+    async def get_health_score(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> HealthAnswer:
         _only(request)
         look = await desk.look(caller.user_id)
         return health_answer(look.position, look.computed.health)
@@ -91,7 +91,7 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
         return InsightsAnswer(position=look.position, items=insight_answers(look.computed))
 
     @post("/api/wealth/insights/{insight_id:uuid}/dismiss", status_code=200, summary="Do not show this insight again")
-    async def post_dismiss(request: AnyRequest, caller: Caller, insight_id: UUID) -> Response[Dismissed]:
+    async def dismiss_insight(request: AnyRequest, caller: Caller, insight_id: UUID) -> Response[Dismissed]:
         look = await desk.look(caller.user_id)
         now = desk.clock()
         _, version = await streams.load(caller.user_id)
@@ -145,7 +145,15 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
             database, caller.user_id, figure, at, asked, past.position, past.values, past.figures, events
         )
 
-    return [get_net_worth, get_performance, get_health, get_insights, post_dismiss, get_summary, get_explanation]
+    return [
+        get_net_worth,
+        get_performance,
+        get_health_score,
+        get_insights,
+        dismiss_insight,
+        get_summary,
+        get_explanation,
+    ]
 
 
 def _only(request: AnyRequest, *known: str) -> None:
