@@ -1,6 +1,8 @@
 """The notifier: durable grouping fed from the log, the way of what is critical to the inbox, the clock."""
 
 import asyncio
+import base64
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
@@ -10,6 +12,7 @@ import asyncpg
 from events.contracts import identity, ledger
 from events.contracts.notification import NotificationRaised
 from events.envelope import new_id
+from events.sealing import SubjectKeys
 from events.sequencer import Sequencer
 from events.store import EventStore, StreamAppend
 from notifier.grouping import WINDOW
@@ -92,7 +95,8 @@ async def measure(cell: "Cell") -> list[Line]:
     database = await asyncpg.create_pool(
         cell.database_url("notifier"), min_size=2, max_size=4, server_settings={"jit": "off"}
     )
-    grouping = Grouping(database, store)
+    keys = await SubjectKeys.connect(cell.keys_url("notifier"), base64.b64encode(os.urandom(32)).decode())
+    grouping = Grouping(database, store, keys)
     await database.execute(
         grouping.ddl
         + "".join(projection.ddl for projection in PROJECTIONS)
@@ -134,7 +138,7 @@ async def measure(cell: "Cell") -> list[Line]:
         ]
     for opened in (database, relay):
         await opened.close()
-    for each in (ledger_store, store):
+    for each in (ledger_store, store, keys):
         await each.close()
     return lines
 

@@ -34,7 +34,8 @@ AUDIT = "ops_audit"
 KEY_RIGHTS: dict[str, Sequence[str]] = {
     "identity": ("find", "find_or_create", "erase"),
     "sync_gateway": ("find", "find_or_create"),
-    "notifier": ("find",),
+    "notifier": ("find", "find_or_create"),
+    "search": ("find",),
 }
 """What each service may do with the keys of data subjects (events.sealing); the others cannot even connect."""
 

@@ -78,7 +78,7 @@ async def check_everything(stack: "Stack", accepted: dict[str, str]) -> None:
     assert Counter(str(event.transfer_id) for event in completed) == Counter(accepted.values()), "exactly once each"
     books_balance(log)
     await nothing_parked(stack.cell)
-    await read_models_equal_a_rebuild(stack.cell, head)
+    await read_models_equal_a_rebuild(stack, head)
 
 
 async def test_sigkill_of_everything_under_load(make_stack: "Callable[..., Stack]") -> None:

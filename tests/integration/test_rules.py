@@ -81,7 +81,7 @@ async def test_rules_fire_once_while_the_ledger_is_killed(make_stack: "Callable[
             assert balances == {"savings": "9500.00", "trading_wallet": "2500.00"}
         books_balance(log)
         await nothing_parked(stack.cell)
-        await read_models_equal_a_rebuild(stack.cell, head)
+        await read_models_equal_a_rebuild(stack, head)
 
 
 def _share(customer: Customer) -> dict[str, Any]:

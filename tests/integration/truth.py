@@ -10,15 +10,18 @@ from chassis.access import access_models
 from events.contracts import ledger
 from events.envelope import RecordedEvent
 from events.projections import Projection, Projections, rebuild
+from events.sealing import SubjectKeys
 from events.store import EventStore
 from ledger_transfer.projections import PROJECTIONS as LEDGER
 from notifier.projections import PROJECTIONS as NOTIFIER
 from search.projections import PROJECTIONS as SEARCH
+from search.projections import projections as search_projections
 from sync_gateway.projections import PROJECTIONS as SYNC
 from wealth.projections import PROJECTIONS as WEALTH
 
 if TYPE_CHECKING:
     from provision import Cell
+    from stack import Stack
 
 READ_MODELS: dict[str, Sequence[Projection]] = {
     service: (*access_models(), *projections)
@@ -109,9 +112,11 @@ def books_balance(log: list[RecordedEvent]) -> dict[str, int]:
     return balances
 
 
-async def read_models_equal_a_rebuild(cell: "Cell", head: int) -> None:
+async def read_models_equal_a_rebuild(stack: "Stack", head: int) -> None:
     """Every table of every read model, row for row."""
-    for service, projections in READ_MODELS.items():
+    cell = stack.cell
+    keys = await SubjectKeys.connect(cell.keys_url("search"), stack.credentials.subject_master_key)
+    for service, projections in {**READ_MODELS, "search": (*access_models(), *search_projections(keys))}.items():
         store = await EventStore.connect(cell.store_url(service))
         again = await asyncpg.connect(cell.database_url(service))
         await rebuild(Projections(projections), store, again, "again", up_to=head)
@@ -125,3 +130,4 @@ async def read_models_equal_a_rebuild(cell: "Cell", head: int) -> None:
         await again.execute("DROP SCHEMA again CASCADE")
         await again.close()
         await store.close()
+    await keys.close()

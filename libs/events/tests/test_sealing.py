@@ -25,6 +25,13 @@ async def identity(cell: "Cell") -> AsyncIterator[SubjectKeys]:
 
 
 @pytest.fixture
+async def search(cell: "Cell") -> AsyncIterator[SubjectKeys]:
+    keys = await SubjectKeys.connect(cell.keys_url("search"), MASTER)
+    yield keys
+    await keys.close()
+
+
+@pytest.fixture
 async def notifier(cell: "Cell") -> AsyncIterator[SubjectKeys]:
     keys = await SubjectKeys.connect(cell.keys_url("notifier"), MASTER)
     yield keys
@@ -62,10 +69,26 @@ async def test_an_erased_subject_is_gone_for_good(identity: SubjectKeys, notifie
     assert await identity.open(uuid4(), sealed, "to") is None, "a subject that never had a key"
 
 
-async def test_rights_and_the_master_key(cell: "Cell", identity: SubjectKeys, notifier: SubjectKeys) -> None:
+async def test_many_keys_are_looked_up_at_once(identity: SubjectKeys, search: SubjectKeys) -> None:
+    people = [uuid4() for _ in range(4)]
+    sealed = {person: await identity.seal(person, str(person), "to") for person in people[:3]}
+    await identity.erase(people[0])
+    await search.fetch(people)
+    # The rest comes from memory: the key database may be away now.
+    await search.close()
+    for person in people[1:3]:
+        assert await search.open(person, sealed[person], "to") == str(person)
+    for person in (people[0], people[3]):
+        with pytest.raises(asyncpg.InterfaceError):
+            await search.open(person, sealed[people[1]], "to")
+
+
+async def test_rights_and_the_master_key(
+    cell: "Cell", identity: SubjectKeys, notifier: SubjectKeys, search: SubjectKeys
+) -> None:
     asha = uuid4()
     sealed = await identity.seal(asha, "asha@example.in", "to")
-    for attempt in (notifier.seal(uuid4(), "x", "to"), notifier.erase(asha)):
+    for attempt in (search.seal(uuid4(), "x", "to"), notifier.erase(asha)):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await attempt
     other = await SubjectKeys.connect(cell.keys_url("identity"), base64.b64encode(bytes(32)).decode())

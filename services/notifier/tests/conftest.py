@@ -14,7 +14,10 @@ import pytest
 from chassis.app import create_app
 from chassis.cursors import CursorCodec
 from chassis.egress import Egress
+from events.contracts.notification import Notification
 from events.contracts.registry import Event
+from events.notification_texts import open_text
+from events.sealing import SubjectKeys
 from events.store import EventStore
 from notifier.api import Parts, routes
 from notifier.channels import WebPush
@@ -27,7 +30,7 @@ from notifier.settings import Settings
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from deployed import settings_of
+from deployed import MASTER, settings_of
 from read_side import World, open_world
 
 if TYPE_CHECKING:
@@ -37,9 +40,12 @@ if TYPE_CHECKING:
 class Desk:
     """The notifier: `world` has the store and the read models, this the rest."""
 
-    def __init__(self, world: World, store: EventStore, grouping: Grouping, ledger: DeliveryLedger) -> None:
+    def __init__(
+        self, world: World, store: EventStore, keys: SubjectKeys, grouping: Grouping, ledger: DeliveryLedger
+    ) -> None:
         self.world = world
         self.store = store
+        self.keys = keys
         self.grouping = grouping
         self.ledger = ledger
         self.position = 0
@@ -70,17 +76,22 @@ class Desk:
         await self.run()
 
     async def told(self, user: UUID) -> list[Any]:
-        """The notification events of a customer, in order."""
-        return [event.payload for event in await self.store.read_stream(f"inbox-{user}")]
+        """The notification events of a customer, in order, with their words."""
+        events = [event.payload for event in await self.store.read_stream(f"inbox-{user}")]
+        return [
+            await open_text(self.keys, user, event) if isinstance(event, Notification) else event for event in events
+        ]
 
 
 @asynccontextmanager
 async def open_desk(cell: "Cell", **options: Any) -> AsyncIterator[Desk]:
     async with open_world(cell, "notifier", PROJECTIONS) as world:
         store = await EventStore.connect(cell.store_url("notifier"))
-        grouping, ledger = Grouping(world.db, store), DeliveryLedger(**options)
+        keys = await SubjectKeys.connect(cell.keys_url("notifier"), MASTER)
+        grouping, ledger = Grouping(world.db, store, keys), DeliveryLedger(**options)
         await world.db.execute(grouping.ddl + ledger.ddl)
-        yield Desk(world, store, grouping, ledger)
+        yield Desk(world, store, keys, grouping, ledger)
+        await keys.close()
         await store.close()
 
 
@@ -96,8 +107,8 @@ async def open_api(desk: Desk, settings: Settings) -> AsyncIterator[httpx.AsyncC
     world: Any = desk.world
     cursors = CursorCodec(settings.cursor_secret)
     egress = Egress(frozenset(filter(None, settings.allowed_targets.split(","))), timeout_s=settings.send_timeout_s)
-    sockets = NotificationSockets(desk.store, world.db, world.verifier, cursors, allowed_origins=())
-    parts = Parts(world.db, desk.store, cursors, world, egress, WebPush(settings, egress), sockets)
+    sockets = NotificationSockets(desk.store, world.db, desk.keys, world.verifier, cursors, allowed_origins=())
+    parts = Parts(world.db, desk.store, desk.keys, cursors, world, egress, WebPush(settings, egress), sockets)
     app: Any = create_app(world, routes(parts), title="test")
     # In this event loop, which the pool belongs to; Litestar's own client runs the app in another.
     transport = httpx.ASGITransport(app)

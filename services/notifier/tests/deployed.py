@@ -1,12 +1,14 @@
 """The notifier's settings, as a deployment would have them."""
 
 import base64
-import os
 from typing import Any
 
 from chassis.settings import Secret
 from notifier.settings import Settings
 from read_side import ISSUER
+
+MASTER = base64.b64encode(bytes(range(32))).decode()
+"""The tests' master key of the data subjects' keys."""
 
 
 def settings_of(**changes: Any) -> Settings:
@@ -24,7 +26,7 @@ def settings_of(**changes: Any) -> Settings:
         "token_issuer": ISSUER,
         "cursor_secret": Secret("a secret of the tests"),
         "subject_keys_url": Secret("postgresql://"),
-        "subject_master_key": Secret(base64.b64encode(os.urandom(32)).decode()),
+        "subject_master_key": Secret(MASTER),
         "vapid_private_key": Secret(base64.urlsafe_b64encode(key).rstrip(b"=").decode()),
         "send_timeout_s": 1.0,
         **changes,

@@ -37,7 +37,7 @@ from standardwebhooks import Webhook as Verifier
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from deployed import settings_of
+from deployed import MASTER, settings_of
 from samples import opened, posting, risk
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 BROKER = platform_stream("vyomo", "VY-1")
-MASTER = base64.b64encode(bytes(range(32))).decode()
 EMAIL = "asha@example.in"
 
 

@@ -13,12 +13,16 @@ from chassis.consistency import HEADER
 from events.contracts import identity, ledger
 from events.contracts.notification import NotificationRaised
 from events.envelope import derived_id, new_id, platform_stream
+from events.sealing import SubjectKeys
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from deployed import MASTER
 from samples import leg, opened, posting, risk, trade, transfer
 
 if TYPE_CHECKING:
+    from provision import Cell
+
     from conftest import Desk
 
 pytestmark = pytest.mark.integration
@@ -94,7 +98,7 @@ async def test_groups_restarts_and_stragglers(desk: "Desk", client: httpx.AsyncC
     user, savings = new_id(), new_id()
     await desk.append(f"ledger-{user}", opened(savings), *(paid(10_000_00, savings) for _ in range(4)))
     await desk.run(batch=2)
-    reborn = type(desk.grouping)(desk.world.db, desk.store)  # a process that knows nothing
+    reborn = type(desk.grouping)(desk.world.db, desk.store, desk.keys)  # a process that knows nothing
     await reborn.close_due(later(), later())
     await desk.run()
     (first,) = (await inbox(client, desk, user, "category=transaction"))["items"]
@@ -104,6 +108,56 @@ async def test_groups_restarts_and_stragglers(desk: "Desk", client: httpx.AsyncC
     (revised,) = (await inbox(client, desk, user, "category=transaction"))["items"]
     assert (revised["id"], revised["title"]) == (first["id"], "5 Transactions, Total: ₹50,000")
     assert len(revised["event_ids"]) == 5
+    await desk.world.live_equals_rebuild()
+
+
+async def test_the_log_says_nothing_of_a_person(cell: "Cell", desk: "Desk", client: httpx.AsyncClient) -> None:
+    """What is told, and what an operator wrote, is sealed in the log and at rest; with the key its words are gone."""
+    user, savings = new_id(), new_id()
+    await desk.append(f"user-{user}", identity.UserRegistered(user_id=user, sealed_profile="x"))
+    await desk.append(f"ledger-{user}", opened(savings), paid(-1_234_00, savings, counterparty="Dr. Sharma, oncology"))
+    await desk.run()
+    body = {
+        "user_id": str(user),
+        "category": "system",
+        "priority": "critical",
+        "title": "About your loan",
+        "body": "Please call us",
+        "actions": [{"label": "Call back", "method": "POST", "href": "/api/sync/trigger", "body": {"about": "a loan"}}],
+    }
+    posted = await client.post(
+        "/api/notifications/smart", json=body, headers=desk.world.operator("notifications:write")
+    )
+    assert posted.status_code == 201, posted.text
+    await desk.run()
+    await desk.tick(later())
+    items = (await inbox(client, desk, user))["items"]
+    assert {"₹1,234 paid", "About your loan"} <= {item["title"] for item in items}
+    (message,) = [item for item in items if item["title"] == "About your loan"]
+    assert message["actions"] == body["actions"]
+    words = ("Sharma", "1,234", "loan", "call", "Call back")
+    own = [event for event in await desk.store.read_log(0) if event.type.startswith("notification.")]
+    kept = await desk.world.db.fetch("SELECT content FROM notification")
+    assert len(own) > len(kept) > 1
+    for at_rest in (*(event.data for event in own), *(row["content"] for row in kept)):
+        assert not [word for word in words if word.encode() in at_rest]
+    # Erased: nobody can read it any more, and what is in the outbox by then is not appended.
+    await desk.append(f"ledger-{user}", transfer(transfer_id=new_id(), from_account_id=savings))
+    await desk.run()
+    await desk.grouping.close_due(later(60), later(60))
+    eraser = await SubjectKeys.connect(cell.keys_url("identity"), MASTER)
+    await eraser.erase(user)
+    await eraser.close()
+    desk.keys.forget(user)
+    assert await desk.world.db.fetchval("SELECT count(*) FROM outbox") == 1
+    await desk.run()
+    assert await desk.world.db.fetchval("SELECT count(*) FROM outbox") == 0
+    assert len([e for e in await desk.store.read_log(0) if e.type.startswith("notification.")]) == len(own)
+    assert {item["title"] for item in (await inbox(client, desk, user))["items"]} == {""}
+    await desk.world.live_equals_rebuild()
+    await desk.append(f"user-{user}", identity.UserErased(user_id=user, erased_at=AT))
+    await desk.run()
+    assert (await inbox(client, desk, user))["items"] == []
     await desk.world.live_equals_rebuild()
 
 

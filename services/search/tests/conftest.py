@@ -1,6 +1,7 @@
 """The service over a real event store and database (tests/shared/read_side.py), answering from its index."""
 
 import asyncio
+import base64
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from chassis.cursors import CursorCodec
+from events.sealing import SubjectKeys
 from search import recent
 from search.api import routes
-from search.projections import PROJECTIONS
+from search.projections import projections
 from search.replica import Replica
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
@@ -24,11 +26,16 @@ if TYPE_CHECKING:
     from provision import Cell
 
 
+MASTER = base64.b64encode(bytes(range(32))).decode()
+
+
 @pytest.fixture
 async def world(cell: "Cell") -> AsyncIterator[World]:
-    async with open_world(cell, "search", PROJECTIONS) as opened:
+    keys = await SubjectKeys.connect(cell.keys_url("search"), MASTER)
+    async with open_world(cell, "search", projections(keys)) as opened:
         await recent.prepare(opened.db)
         yield opened
+    await keys.close()
 
 
 @pytest.fixture(params=["index", "postgresql"])

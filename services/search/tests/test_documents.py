@@ -1,16 +1,26 @@
 """What events make findable beyond money and trades, what can be done with it as it is, and what is forgotten."""
 
+import base64
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import asyncpg
 import httpx
 import pytest
-from events.contracts import banking, identity, ledger, ledger_rules, notification, wealth
+from events.contracts import banking, encode, identity, ledger, ledger_rules, notification, wealth
 from events.envelope import new_id, platform_stream
+from events.notification_texts import seal_text
+from events.projections import Projections, rebuild
+from events.sealing import SubjectKeys
+from search.projections import projections
 from search_story import AT, BROKER, customer, linked, position, posted, search, trade
 
+if TYPE_CHECKING:
+    from provision import Cell
+
+MASTER = base64.b64encode(bytes(range(32))).decode()
 pytestmark = [pytest.mark.integration, pytest.mark.parametrize("client", ["index"], indirect=True)]
 
 
@@ -119,6 +129,35 @@ async def test_a_notification_is_unread_until_it_is_read(world: Any, client: htt
     await world.deliver()
     assert (await one(client, world, user, q="is:unread"))["title"] == "Gold bought"
     await world.live_equals_rebuild()
+
+
+async def test_a_sealed_notification_is_found_until_its_key_is_destroyed(
+    cell: "Cell", world: Any, client: httpx.AsyncClient
+) -> None:
+    user, stranger = new_id(), new_id()
+    keys = await SubjectKeys.connect(cell.keys_url("identity"), MASTER)
+    for person in (user, stranger):
+        sealed = await seal_text(keys, person, raised())
+        assert b"Salary" not in encode(sealed)
+        await world.append(f"inbox-{person}", sealed)
+    await world.deliver()
+    item = await one(client, world, user, q="salary credited")
+    assert (item["title"], item["subtitle"], item["amount"]) == ("Salary credited", "₹85,000 from Acme Ltd", "85000.00")
+    await world.live_equals_rebuild()
+    await keys.erase(user)
+    await world.append(f"user-{user}", identity.UserErased(user_id=user, erased_at=AT))
+    await world.deliver()
+    assert (await search(client, world, user, q="salary credited"))["total"] == 0
+    # A rebuild, by a process that never had the key, cannot read what the person was told, and need not.
+    reborn = await SubjectKeys.connect(cell.keys_url("search"), MASTER)
+    rebuilt = await asyncpg.connect(cell.database_url("search"))
+    await rebuild(Projections(projections(reborn)), world.store, rebuilt, "again", up_to=world.position)
+    live = await world.rows("search_document")
+    assert [row[0] for row in live] == [stranger]
+    assert live == await world.rows("search_document", "again")
+    await rebuilt.close()
+    for opened in (keys, reborn):
+        await opened.close()
 
 
 async def test_an_insight_is_there_until_it_is_cleared(world: Any, client: httpx.AsyncClient) -> None:

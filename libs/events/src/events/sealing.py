@@ -14,7 +14,7 @@ import hashlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from typing import Literal
 from uuid import UUID
@@ -35,6 +35,8 @@ CACHE_S_MAX = 30.0
 _CACHED_MAX = 20_000
 
 Right = Literal["find", "find_or_create", "erase"]
+_FUNCTIONS: dict[str, tuple[str, ...]] = {"find": ("find", "find_many")}
+"""The functions that a right stands for, where that is not the one of its name."""
 
 
 class SubjectErased(Exception):
@@ -122,6 +124,17 @@ class SubjectKeys:
         except (binascii.Error, ValueError, InvalidTag):
             raise SealBroken(f"{place} of {subject} does not open") from None
 
+    async def fetch(self, subjects: Collection[UUID]) -> None:
+        """Looks up at once the keys that sealing and opening for many subjects is about to need.
+
+        Raises:
+            OSError, asyncpg.PostgresError: the key database cannot be asked.
+        """
+        unknown = [subject for subject in subjects if self._cached(subject) is None]
+        if unknown:
+            for row in await self._pool.fetch("SELECT subject, wrapped FROM vault.find_many($1)", unknown):
+                self._remember(UUID(int=row["subject"].int), row["wrapped"])
+
     async def erase(self, subject: UUID) -> bool:
         """Destroys the subject's key for good. Whether there was one.
 
@@ -172,7 +185,7 @@ async def install(admin_url: str, *, rights: Mapping[str, Sequence[Right]]) -> N
     """Creates or updates the schema `vault` in the key database. Safe to run again.
 
     Args:
-        rights: the functions that each login role may call. No role may touch the table.
+        rights: what each login role may do. No role may touch the table.
     """
     connection = await asyncpg.connect(admin_url)
     try:
@@ -184,7 +197,7 @@ async def install(admin_url: str, *, rights: Mapping[str, Sequence[Right]]) -> N
             for role, functions in rights.items():
                 quoted = '"' + role.replace('"', '""') + '"'
                 await connection.execute(f"GRANT USAGE ON SCHEMA vault TO {quoted}")
-                for function in functions:
+                for function in (name for right in functions for name in _FUNCTIONS.get(right, (right,))):
                     await connection.execute(f"GRANT EXECUTE ON FUNCTION vault.{function} TO {quoted}")
     finally:
         await connection.close()

@@ -16,6 +16,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = vault, pg_temp AS $$
     SELECT wrapped FROM subject_key WHERE subject = _subject
 $$;
 
+-- The keys of many subjects at once, in no order; who has none, or was erased, is left out.
+CREATE OR REPLACE FUNCTION vault.find_many(_subjects uuid[]) RETURNS TABLE (subject uuid, wrapped bytea)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = vault, pg_temp AS $$
+    SELECT k.subject, k.wrapped FROM subject_key k WHERE k.subject = ANY (_subjects) AND k.wrapped IS NOT NULL
+$$;
+
 -- The subject's key: the one that is there, or the candidate. NULL where the subject has been erased.
 CREATE OR REPLACE FUNCTION vault.find_or_create(_subject uuid, _candidate bytea) RETURNS bytea
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = vault, pg_temp AS $$

@@ -25,6 +25,8 @@ from events.contracts.notification import (
 )
 from events.contracts.registry import Event
 from events.envelope import derived_id, new_id
+from events.notification_texts import seal_text
+from events.sealing import SubjectErased, SubjectKeys
 from events.store import EventStore, StreamAppend
 from litestar import Response, WebSocket, delete, get, post, put, websocket
 from litestar.params import Parameter
@@ -116,6 +118,7 @@ class Parts(NamedTuple):
 
     database: "asyncpg.Pool[asyncpg.Record]"
     store: EventStore
+    keys: SubjectKeys
     cursors: CursorCodec
     read_model: Consumer
     egress: Egress
@@ -158,6 +161,7 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         # One more than asked for tells whether there is a next page.
         items, unread_count = await inbox(
             database,
+            parts.keys,
             caller.user_id,
             unread=unread,
             priority=priority,
@@ -187,6 +191,10 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
             raise invalid_field("user_id", "is not the customer that the address names", "user_id_mismatch")
         event = requested(data)
         await _must_be_known(parts, data.user_id)
+        try:
+            event = await seal_text(parts.keys, data.user_id, event)
+        except SubjectErased:
+            raise _user_not_found() from None
         event_id = new_id() if named is None else derived_id(_REQUESTS, caller.operator, named)
         digest = hashlib.sha256(msgspec.json.encode(data)).digest()
         await record(caller, data.user_id, event, event_id, digest)
@@ -359,7 +367,11 @@ async def _must_be_known(parts: Parts, user_id: UUID) -> None:
     if await sealed_profile(parts.database, user_id) is None:
         await parts.read_model.wait_for((await parts.store.head()).position, _KNOWN_WAIT_S)
         if await sealed_profile(parts.database, user_id) is None:
-            raise Problem(404, "user_not_found", "There is no such customer")
+            raise _user_not_found()
+
+
+def _user_not_found() -> Problem:
+    return Problem(404, "user_not_found", "There is no such customer")
 
 
 def _check_url(egress: Egress, url: str, field: str) -> None:

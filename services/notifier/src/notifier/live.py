@@ -19,10 +19,14 @@ from chassis.authentication import BEARER_SUBPROTOCOL, check_origin, socket_toke
 from chassis.cursors import CursorCodec
 from chassis.problems import Problem, unavailable
 from chassis.tokens import Claims, InvalidToken, TokenVerifier
+from events.contracts import encode
 from events.contracts.notification import Notification
 from events.envelope import RecordedEvent
 from events.follower import Follower
+from events.notification_texts import open_text
+from events.outage import until_it_works
 from events.pg import is_outage
+from events.sealing import SealBroken, SubjectKeys
 from events.store import EventStore
 from litestar import WebSocket
 from prometheus_client import Gauge
@@ -140,6 +144,7 @@ class NotificationSockets:
         self,
         store: EventStore,
         database: "asyncpg.Pool[asyncpg.Record]",
+        keys: SubjectKeys,
         verifier: TokenVerifier,
         cursors: CursorCodec,
         *,
@@ -147,6 +152,7 @@ class NotificationSockets:
     ) -> None:
         self._database = database
         self._store = store
+        self._keys = keys
         self._verifier = verifier
         self._cursors = cursors
         self._allowed_origins = allowed_origins
@@ -166,8 +172,21 @@ class NotificationSockets:
         for event in events:
             if event.type.startswith(_TYPE_PREFIX) and event.public and event.subject in self._clients:
                 assert event.subject is not None
-                for client in self._clients[event.subject]:
-                    self._offer(client, event)
+                opened = await until_it_works("notifier.sockets", lambda event=event: self._opened(event))  # type: ignore[misc]
+                for client in self._clients.get(event.subject, ()):
+                    self._offer(client, opened)
+
+    async def _opened(self, event: RecordedEvent) -> RecordedEvent:
+        """The event with its words, for the customer whom they are for."""
+        payload = event.payload
+        if not isinstance(payload, Notification) or event.subject is None:
+            return event
+        try:
+            text = await open_text(self._keys, event.subject, payload)
+        except SealBroken:
+            log.exception("notification_does_not_open", position=event.position)
+            return event
+        return event if text is None else msgspec.structs.replace(event, data=encode(text))
 
     def _offer(self, client: Client, event: RecordedEvent) -> None:
         if client.topics is None or event.version <= client.sent:
@@ -367,7 +386,7 @@ class NotificationSockets:
             for event in page:
                 await client.room()
                 if event.public:
-                    self._send(client, event)
+                    self._send(client, await self._opened(event))
                 else:
                     client.sent = event.version
             if len(page) < _PAGE:

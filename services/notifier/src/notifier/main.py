@@ -22,10 +22,10 @@ from notifier.settings import Settings
 
 
 async def wire(runtime: Runtime[Settings]) -> Litestar:
-    settings, database, store = runtime.settings, runtime.database, runtime.store
+    settings, database, store, keys = runtime.settings, runtime.database, runtime.store, runtime.subject_keys
     origins = _listed(settings.allowed_origins)
     read_model = runtime.project(PROJECTIONS)
-    grouping = Grouping(database, store)
+    grouping = Grouping(database, store, keys)
     consumer = runtime.consume("grouping", grouping)
     apprise = settings.apprise_urls
     ledger = DeliveryLedger(apprise=apprise is not None)
@@ -34,11 +34,11 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     egress = Egress(_listed(settings.allowed_targets), timeout_s=settings.send_timeout_s)
     web_push = WebPush(settings, egress)
     channels = Channels(Mail(settings), web_push, Webhook(egress), apprise_sender(apprise) if apprise else None)
-    sender = Sender(database, runtime.subject_keys, channels, settings)
+    sender = Sender(database, keys, channels, settings)
     ledger.filled = sender.wake
 
     cursors = CursorCodec(settings.cursor_secret)
-    sockets = NotificationSockets(store, database, runtime.verifier, cursors, allowed_origins=origins)
+    sockets = NotificationSockets(store, database, keys, runtime.verifier, cursors, allowed_origins=origins)
     follower = runtime.follow(sockets.on_events)
     sockets.follow(follower)
     runtime.on_stop(sockets.drain)
@@ -52,7 +52,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
         runtime.spawn(_once_started(follower, loop), name)
     return create_app(
         runtime,
-        routes(Parts(database, store, cursors, read_model, egress, web_push, sockets)),
+        routes(Parts(database, store, keys, cursors, read_model, egress, web_push, sockets)),
         title="Sangam notifier",
         allowed_origins=origins,
     )

@@ -18,12 +18,12 @@ import msgspec
 import structlog
 from events.consumer import Consumer
 from events.contracts import contract_of, decode, encode, identity, ledger
-from events.contracts.notification import (
-    PreferenceChanged,
-)
+from events.contracts.notification import Notification, NotificationRequested, PreferenceChanged
 from events.envelope import Metadata, RecordedEvent
+from events.notification_texts import open_text, seal_text
 from events.outage import until_it_works
 from events.platform_items import LINK_CONFIRMED, PlatformItems
+from events.sealing import SubjectErased, SubjectKeys
 from events.store import EventStore, StreamAppend
 from prometheus_client import Counter
 
@@ -117,9 +117,10 @@ class Grouping:
 
     types = RULE_TYPES | {LINK_CONFIRMED, _LINK_REMOVED, _USER_ERASED, _PREFERENCE_CHANGED}
 
-    def __init__(self, database: "asyncpg.Pool[asyncpg.Record]", store: EventStore) -> None:
+    def __init__(self, database: "asyncpg.Pool[asyncpg.Record]", store: EventStore, keys: SubjectKeys) -> None:
         self._database = database
         self._store = store
+        self._keys = keys
         self._items = PlatformItems("grouped")
         self.ddl = DDL + self._items.ddl
         self._applied_at = datetime.fromtimestamp(0, UTC)
@@ -176,9 +177,15 @@ class Grouping:
                 found.append(_Sight(brought or item, user, item, brought is not None))
         facts: list[tuple[UUID, Fact]] = []
         for when, user, event, is_past in sorted(found, key=lambda sight: sight.when.position):
+            payload = event.payload
+            if isinstance(payload, NotificationRequested):
+                opened = await open_text(self._keys, user, payload)
+                if opened is None:
+                    continue  # erased
+                payload = opened
             fact = fact_of(
                 event.type,
-                event.payload,
+                payload,
                 event_id=event.event_id,
                 position=when.position,
                 recorded_at=when.recorded_at,
@@ -351,20 +358,33 @@ class Grouping:
         )
         if not rows:
             return 0
+        await self._keys.fetch({UUID(int=row["user_id"].int) for row in rows})
+        sealed = [(row, event) for row in rows if (event := await self._sealed(row)) is not None]
         # Gathered calls are appended in their order, so a customer's notifications keep it.
         await asyncio.gather(
             *(
                 self._store.append(
-                    (StreamAppend(f"inbox-{row['user_id']}", (decode(row["type"], 1, row["data"]),)),),
+                    (StreamAppend(f"inbox-{row['user_id']}", (event,)),),
                     event_id=UUID(int=row["event_id"].int),
                     subject=UUID(int=row["user_id"].int),
                     metadata=Metadata(causation_id=UUID(int=row["cause"].int) if row["cause"] else None, actor=_ACTOR),
                 )
-                for row in rows
+                for row, event in sealed
             )
         )
         await self._database.execute("DELETE FROM outbox WHERE seq = ANY($1)", [row["seq"] for row in rows])
         return len(rows)
+
+    async def _sealed(self, row: asyncpg.Record) -> Notification | None:
+        """An entry as it is appended; None for who was erased meanwhile."""
+        event = decode(row["type"], 1, row["data"])
+        assert isinstance(event, Notification)
+        if event.sealed_text is not None:
+            return event  # told again after a snooze, in the words that it had
+        try:
+            return await seal_text(self._keys, UUID(int=row["user_id"].int), event)
+        except SubjectErased:
+            return None
 
     async def prune_forever(self) -> None:
         """Forgets sightings that nothing can match any more, and lanes of messages that were told."""

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from chassis.egress import Egress
 from events.contracts import identity
+from events.contracts.notification import Notification
 from events.outage import is_outage, until_it_works
 from events.sealing import SealBroken, SubjectKeys
 from prometheus_client import Counter
@@ -20,7 +21,7 @@ from notifier import deliveries
 from notifier.channels import Mail, Message, Subscription, Webhook, WebPush, mail_of, mail_of_code
 from notifier.deliveries import Delivery, Outcome, OutsideChannel
 from notifier.projections.contact import sealed_profile
-from notifier.projections.inbox import read_content, shown
+from notifier.projections.inbox import opened, shown
 from notifier.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -176,7 +177,12 @@ class Sender:
         )
         if len(rows) < len(delivery.notification_ids):
             return None
-        contents = [(read_content(row["content"]), row) for row in rows]
+        contents: list[tuple[Notification, asyncpg.Record]] = []
+        for row in rows:
+            content = await opened(self._keys, delivery.user_id, row["content"])
+            if content is None:
+                return None
+            contents.append((content, row))
         return Message(
             id=delivery.id,
             items=[shown(content, row["created_at"], row["read_at"]) for content, row in contents],

@@ -11,14 +11,14 @@ from litestar import Litestar
 
 from search import recent
 from search.api import routes
-from search.projections import PROJECTIONS
+from search.projections import projections
 from search.projections.document import DocumentProjection
 from search.replica import Replica
 from search.settings import SearchSettings
 
 
 async def wire(runtime: Runtime[SearchSettings]) -> Litestar:
-    consumer = runtime.project(PROJECTIONS)
+    consumer = runtime.project(projections(runtime.subject_keys))
 
     async def epoch() -> object:
         return (await runtime.store.head()).epoch

@@ -2,7 +2,8 @@
 
 A notification is *raised* when it may be told: a group after its five seconds, what quiet hours or a throttle held
 back when they end. So whoever follows these events disturbs nobody at night. Texts are in the customer's language,
-written when the notification is raised; a replay tells the same.
+written when the notification is raised; a replay tells the same. They are personal data: `sealed_text` is the JSON
+object `{title, body, actions}`, sealed for the user (place `notification.text`, `events.notification_texts`).
 """
 
 from datetime import datetime
@@ -51,8 +52,10 @@ class Notification(Event, frozen=True, kw_only=True):
     language: Language
     emoji: str
     title: str
+    """Empty, as `body` and `actions` are: see `sealed_text`. In the clear in events from before that was there."""
     body: str
     actions: tuple[Action, ...] = ()
+    sealed_text: str | None = None
     count: int
     """How many facts it tells. A fact that both platforms reported counts once."""
     total_minor: int | None = None
@@ -75,6 +78,7 @@ class NotificationRequested(Event, frozen=True, kw_only=True):
     title: str
     body: str
     actions: tuple[Action, ...] = ()
+    sealed_text: str | None = None
 
 
 @contract("notification.notification.raised")

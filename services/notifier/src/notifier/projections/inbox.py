@@ -1,4 +1,5 @@
-"""Each customer's inbox, from the notifications that were raised, revised, read and snoozed."""
+"""Each customer's inbox, from the notifications that were raised, revised, read and snoozed. What they say stays
+sealed here, as it is in the log, and is opened to be shown."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,10 +8,15 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+import structlog
 from chassis.money import format_amount
 from events.contracts import contract_of, identity, notification
 from events.contracts.notification import Action, Category, Priority
 from events.envelope import RecordedEvent
+from events.notification_texts import open_text
+from events.sealing import SealBroken, SubjectKeys
+
+log = structlog.get_logger(__name__)
 
 _CONTENT_FIELDS = notification.Notification.__struct_fields__
 _content_decoder = msgspec.json.Decoder(notification.Notification)
@@ -189,8 +195,18 @@ def shown(content: notification.Notification, created_at: datetime, read_at: dat
     )
 
 
+async def opened(keys: SubjectKeys, user_id: UUID, data: bytes) -> notification.Notification | None:
+    """A notification's content with its words; None where they are gone with their key, or do not open."""
+    try:
+        return await open_text(keys, user_id, read_content(data))
+    except SealBroken:
+        log.exception("notification_does_not_open")
+        return None
+
+
 async def inbox(
     database: asyncpg.Pool,
+    keys: SubjectKeys,
     user_id: UUID,
     *,
     unread: bool | None,
@@ -226,9 +242,12 @@ async def inbox(
         limit,
         now,
     )
-    items = [
-        shown(read_content(row["content"]), row["created_at"], row["read_at"]) for row in rows if row["id"] is not None
-    ]
+    items = []
+    for row in rows:
+        if row["id"] is not None:
+            # One that does not open is there without words: a page has the rows that its cursor counts.
+            content = await opened(keys, user_id, row["content"]) or read_content(row["content"])
+            items.append(shown(content, row["created_at"], row["read_at"]))
     return items, rows[0]["unread_count"]
 
 

@@ -12,10 +12,12 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
-from events.contracts import banking, contract_of, identity, ledger, ledger_rules, notification, trading, wealth
+from events.contracts import banking, contract_of, encode, identity, ledger, ledger_rules, notification, trading, wealth
 from events.contracts.registry import Event
 from events.envelope import RecordedEvent
+from events.notification_texts import open_text
 from events.platform_items import LINK_CONFIRMED, PlatformItems
+from events.sealing import SubjectKeys
 
 from search.documents import (
     AccountName,
@@ -135,7 +137,9 @@ class DocumentProjection:
         );
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keys: SubjectKeys | None) -> None:
+        """`keys` open what notifications say."""
+        self._keys = keys
         self._platform_items = PlatformItems()
         self.ddl = self._own_ddl + self._platform_items.ddl
 
@@ -152,7 +156,7 @@ class DocumentProjection:
         due = [one for one in due if one[0] not in erased]
         accounts = await _account_names(db, [(user_id, event) for user_id, event, _ in due])
         changes = _Changes(db)
-        for user_id, event, position in due:
+        for user_id, event, position in await self._with_words(due):
             for change in changes_of(event, accounts):
                 await changes.take(user_id, change, position)
         await changes.write()
@@ -164,6 +168,23 @@ class DocumentProjection:
             "ON CONFLICT (only_row) DO UPDATE SET position = excluded.position",
             events[-1].position,
         )
+
+    async def _with_words(
+        self, due: Sequence[tuple[UUID, RecordedEvent, int]]
+    ) -> list[tuple[UUID, RecordedEvent, int]]:
+        """The same with the words of notifications in the clear, without those of people who were erased meanwhile."""
+        sealed = {user for user, event, _ in due if _is_sealed(event.payload)}
+        if not sealed:
+            return list(due)
+        assert self._keys is not None, "texts are sealed, and there are no keys"
+        await self._keys.fetch(sealed)
+        opened: list[tuple[UUID, RecordedEvent, int]] = []
+        for user, event, position in due:
+            if not isinstance(event.payload, notification.Notification):
+                opened.append((user, event, position))
+            elif (text := await open_text(self._keys, user, event.payload)) is not None:
+                opened.append((user, msgspec.structs.replace(event, data=encode(text)), position))
+        return opened
 
     async def _items(
         self, db: asyncpg.Connection, events: Sequence[RecordedEvent]
@@ -271,6 +292,10 @@ class _Changes:
             *[list(column) for column in zip(*rows, strict=True)],
         )
         self._states.clear()
+
+
+def _is_sealed(payload: Event) -> bool:
+    return isinstance(payload, notification.Notification) and payload.sealed_text is not None
 
 
 async def _unlink(db: asyncpg.Connection, payload: Event) -> None:
