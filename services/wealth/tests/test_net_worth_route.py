@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 from chassis.consistency import HEADER, consistency_token
 from events.contracts import banking, identity, ledger, trading
@@ -245,6 +246,29 @@ async def test_nobody_sees_another_customers_money(world: Any, client: Client) -
     await world.deliver()
     assert (await net_worth(client, world, owner))["total"] == "2.00"
     assert (await net_worth(client, world, other))["total"] is None
+
+
+async def test_a_position_is_called_what_it_was_called_first(world: Any, client: Client) -> None:
+    """Whatever else a later statement says of it, and whichever events came in one batch."""
+    user = new_id()
+    await world.append(f"user-{user}", linked("vyomo", "VY-1"))
+    renamed = msgspec.structs.replace(position(3, 100, AT + timedelta(hours=1)), symbol="NIFTY PUT", underlying="BANK")
+    await world.append(BROKER, position(2, 100), renamed)
+    await world.deliver()
+    row = await world.db.fetchrow("SELECT label, underlying, value_minor FROM item")
+    assert tuple(row) == ("NIFTY CALL", "NIFTY", 3_00)
+    await world.live_equals_rebuild()
+
+
+@pytest.mark.parametrize("item", [position(10**12, 10**14), fund("999999999999", "999999999999"), loan(10**16)])
+async def test_a_value_that_is_nobodys_is_refused(world: Any, item: Any) -> None:
+    """Its stream is parked with the reason; sums of values stay exact within 64 bits."""
+    user = new_id()
+    platform, customer = ("vyomo", "VY-1") if isinstance(item, trading.PositionChanged) else ("bfc", "BFC-1")
+    await world.append(f"user-{user}", linked(platform, customer))
+    await world.append(platform_stream(platform, customer), item)
+    with pytest.raises(ValueError, match="beyond"):
+        await world.deliver()
 
 
 async def test_money_on_an_unknown_account_is_refused(world: Any) -> None:

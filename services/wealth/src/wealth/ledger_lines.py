@@ -5,7 +5,6 @@ a fund, a position. Lines become rows of one day, in the customer's calendar (IS
 what of its change came from outside of the item's category (`performance.py` says what that means).
 """
 
-from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, NamedTuple
@@ -25,12 +24,15 @@ MONEY_TYPES = frozenset(
 )
 """Every event of the ledger that moves money."""
 _TIMES = ("occurred_at", "completed_at", "captured_at", "reversed_at")
+_TIME_OF: dict[type[Event], str | None] = {}
+TRADED_CLASSES = frozenset({"option", "future", "equity"})
+VALUE_MAX_MINOR = 10**15
+"""More than ten trillion rupees is a mistake; sums of values stay within 64 bits."""
 
 
 class Line(NamedTuple):
-    """A change of an account's balance, or (`stated`) the whole value of a loan, fund or position."""
+    """A change of an account's balance."""
 
-    item: str
     at: datetime
     position: int
     part: int
@@ -38,19 +40,24 @@ class Line(NamedTuple):
     type: str
     nature: str
     amount_minor: int
-    stated: bool
-    quantity: Decimal = Decimal(0)
-    """Of a position or a fund (units)."""
-    price: Decimal = Decimal(0)
-    """Mark price (paise), NAV (rupees), or a loan's EMI (paise)."""
-    cost: Decimal = Decimal(0)
-    """Average price (paise), a fund's cost (paise), or a loan's principal (paise)."""
     paid_out_minor: int = 0
     """Of a deposit that matured: what its owner's account received."""
 
-    @property
-    def day(self) -> date:
-        return local_day(self.at)
+
+class Statement(NamedTuple):
+    """The whole value of a loan, fund or position, as its platform stated it."""
+
+    at: datetime
+    position: int
+    event_id: UUID
+    type: str
+    value_minor: int
+    quantity: str
+    """Of a position or a fund (units), a decimal; 0 of a loan."""
+    price: str
+    """Mark price (paise), NAV (rupees), or a loan's EMI (paise); a decimal."""
+    cost: int
+    """Average price, a fund's cost, or a loan's principal; paise."""
 
 
 class Item(NamedTuple):
@@ -76,110 +83,115 @@ def account_item(account_id: object) -> str:
 
 def occurred_at(event: RecordedEvent) -> datetime:
     """When it happened, as far as the event says; else when it was recorded."""
-    payload = event.payload
-    for name in _TIMES:
-        moment = getattr(payload, name, None)
-        if moment is not None:
-            assert isinstance(moment, datetime)
-            return moment
-    return event.recorded_at
+    struct = type(event.payload)
+    if struct not in _TIME_OF:
+        _TIME_OF[struct] = next((name for name in _TIMES if name in struct.__struct_fields__), None)
+    name = _TIME_OF[struct]
+    moment: datetime | None = getattr(event.payload, name) if name is not None else None
+    return moment or event.recorded_at
 
 
 def opened_account(payload: ledger.AccountOpened) -> Item:
     return Item(account_item(payload.account_id), payload.kind, payload.currency, payload.platform_account_id, "")
 
 
-def money_lines(event: RecordedEvent) -> list[Line]:
-    """The lines of a ledger event on the customer's own accounts."""
+def money_lines(event: RecordedEvent) -> list[tuple[str, Line]]:
+    """The changes that a ledger event makes to the customer's own accounts, each with its item."""
     payload: Any = event.payload
-    match payload:
-        case ledger.AccountOpened():
-            nature = "opening"
-        case ledger.AccountPosted():
-            nature = "fixed_deposit" if payload.type == "fixed_deposit" else payload.category
-        case _:
-            nature = "own_transfer"
+    struct = type(payload)  # isinstance is slow for structs: their metaclass is an ABCMeta
+    if struct is ledger.AccountPosted:
+        nature = "fixed_deposit" if payload.type == "fixed_deposit" else payload.category
+    else:
+        nature = "opening" if struct is ledger.AccountOpened else "own_transfer"
     at = occurred_at(event)
     # A leg without a balance is on a clearing or opening account: not the customer's.
     own = [leg for leg in payload.legs if leg.balance_after_minor is not None]
-    received = sum(leg.amount_minor for leg in own if leg.amount_minor > 0)
+    if nature == "fixed_deposit":
+        received = sum(leg.amount_minor for leg in own if leg.amount_minor > 0)
+        paid_out = [received if leg.amount_minor < 0 else 0 for leg in own]
+    else:
+        paid_out = [0] * len(own)
     return [
-        Line(
+        (
             account_item(leg.account_id),
-            at,
-            event.position,
-            part,
-            event.event_id,
-            event.type,
-            nature,
-            leg.amount_minor,
-            False,
-            paid_out_minor=received if nature == "fixed_deposit" and leg.amount_minor < 0 else 0,
+            Line(at, event.position, part, event.event_id, event.type, nature, leg.amount_minor, paid_out[part]),
         )
         for part, leg in enumerate(own)
     ]
 
 
-def stated_item(payload: Event) -> Item | None:
+_STATED: dict[type[Event], str] = {
+    banking.LoanOpened: "loan",
+    banking.LoanChanged: "loan",
+    banking.FundChanged: "fund",
+    trading.PositionChanged: "position",
+}
+
+
+def stated_item(payload: Event) -> str | None:
     """The item whose value a platform states; None for every other item of a feed."""
-    match payload:
-        case banking.LoanOpened() | banking.LoanChanged():
-            return Item(f"loan:{payload.loan_id}", "loan", payload.currency, payload.loan_id, "")
-        case banking.FundChanged():
-            name = f"fund:{payload.scheme_code}"
-            return Item(name, "fund", payload.currency, payload.scheme_name, payload.scheme_code)
-        case trading.PositionChanged():
-            name = f"position:{payload.position_id}"
-            return Item(name, payload.instrument, payload.currency, payload.symbol, payload.underlying)
+    stated: Any = payload
+    match _STATED.get(type(payload)):
+        case "loan":
+            return f"loan:{stated.loan_id}"
+        case "fund":
+            return f"fund:{stated.scheme_code}"
+        case "position":
+            return f"position:{stated.position_id}"
     return None
 
 
-def statement(event: RecordedEvent, item: Item) -> Line:
-    """The line of a statement about `item`.
-
-    Raises:
-        ValueError: units or NAV are no finite number.
-    """
-    payload = event.payload
-    quantity = Decimal(0)
+def described(item: str, payload: Event) -> Item:
+    """What a statement says of `item` besides its value."""
     match payload:
         case banking.LoanOpened() | banking.LoanChanged():
-            value = -payload.outstanding_minor
-            price, cost = Decimal(payload.emi_minor), Decimal(payload.principal_minor)
+            return Item(item, "loan", payload.currency, payload.loan_id, "")
         case banking.FundChanged():
-            quantity, price, cost = _finite(payload.units), _finite(payload.nav), Decimal(payload.cost_minor)
-            value = units_value_minor(quantity, price)
+            return Item(item, "fund", payload.currency, payload.scheme_name, payload.scheme_code)
         case trading.PositionChanged():
-            quantity = Decimal(payload.quantity)
-            price, cost = Decimal(payload.mark_price_minor), Decimal(payload.average_price_minor)
+            return Item(item, payload.instrument, payload.currency, payload.symbol, payload.underlying)
+    raise TypeError(f"{type(payload).__name__} states no value")
+
+
+def statement(event: RecordedEvent) -> Statement:
+    """What the platform stated.
+
+    Raises:
+        ValueError: units or NAV are no finite number, or the value is beyond what any customer holds.
+    """
+    stated: Any = event.payload
+    quantity = "0"
+    match _STATED.get(type(event.payload)):
+        case "loan":
+            value, price, cost = -stated.outstanding_minor, str(stated.emi_minor), stated.principal_minor
+        case "fund":
+            quantity, price, cost = stated.units, stated.nav, stated.cost_minor
+            value = units_value_minor(_finite(quantity), _finite(price))
+        case "position":
+            quantity, price, cost = str(stated.quantity), str(stated.mark_price_minor), stated.average_price_minor
             # An option or share is worth quantity × mark. A future was never paid for: its notional value is
             # not the customer's, only the profit or loss it would settle.
-            is_future = payload.instrument == "future"
-            value = payload.unrealized_pnl_minor if is_future else payload.quantity * payload.mark_price_minor
+            is_future = stated.instrument == "future"
+            value = stated.unrealized_pnl_minor if is_future else stated.quantity * stated.mark_price_minor
         case _:
             raise TypeError(f"{event.type} states no value")
-    return Line(
-        item.item,
-        occurred_at(event),
-        event.position,
-        0,
-        event.event_id,
-        event.type,
-        "stated",
-        value,
-        True,
-        quantity,
-        price,
-        cost,
-    )
+    if abs(value) > VALUE_MAX_MINOR:
+        raise ValueError(f"{event.type} states a value beyond ±{VALUE_MAX_MINOR} paise")
+    return Statement(stated.occurred_at, event.position, event.event_id, event.type, value, quantity, price, cost)
 
 
 def units_value_minor(units: Decimal, nav: Decimal) -> int:
     """Units × NAV, rounded half up to the paisa per scheme, so that schemes sum to their class.
 
     Half up is how Indian fund houses state the value of a folio.
+
+    Raises:
+        ValueError: the value is beyond what any customer holds.
     """
-    return int((units * nav * 100).quantize(Decimal(1), rounding=ROUND_HALF_UP))
+    exact = units * nav * 100
+    if abs(exact) > VALUE_MAX_MINOR:
+        raise ValueError(f"units × NAV is beyond ±{VALUE_MAX_MINOR} paise")
+    return int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 
 def account_flow(asset_class: str, line: Line) -> tuple[int, int]:
@@ -194,54 +206,31 @@ def account_flow(asset_class: str, line: Line) -> tuple[int, int]:
     return amount, amount if line.nature == "emi" and amount < 0 else 0
 
 
-def stated_flow(asset_class: str, before: Line | None, now: Line, traded: bool) -> int:
+def stated_flow(asset_class: str, before: Statement | None, now: Statement, traded: bool) -> int:
     """What of the change from one statement to the next came from outside of the item's category.
 
     `traded`: a trade of that symbol was reported before the first statement, so its wallet paid for it.
     """
     if before is None:
         # What comes to us with a value has earned nothing here yet.
-        return 0 if asset_class in ("option", "future", "equity") and traded else now.amount_minor
+        return 0 if asset_class in TRADED_CLASSES and traded else now.value_minor
     if asset_class == "fund":
-        more = now.quantity - before.quantity
-        paid = int(now.cost - before.cost)
+        more = Decimal(now.quantity) - Decimal(before.quantity)
+        paid = now.cost - before.cost
         if more > 0 and paid > 0:
             return paid
-        return units_value_minor(more, now.price) if more else 0
+        return units_value_minor(more, Decimal(now.price)) if more else 0
     if asset_class == "loan":
-        return -max(int(now.cost - before.cost), 0)
+        return -max(now.cost - before.cost, 0)
     return 0
 
 
-class DayChange:
-    """A day's row of an item while it is being computed."""
-
-    __slots__ = ("emi_minor", "flow_minor", "value_minor")
-
-    def __init__(self, value_minor: int) -> None:
-        self.value_minor = value_minor
-        self.flow_minor = 0
-        self.emi_minor = 0
-
-
-def fold_statements(
-    asset_class: str, before: Line | None, lines: Iterable[Line], traded: bool
-) -> dict[date, DayChange]:
-    """The rows of the days on which an item was stated. `lines` in order of time follow `before`."""
-    rows: dict[date, DayChange] = {}
-    for line in lines:
-        row = rows.get(line.day)
-        if row is None:
-            row = rows[line.day] = DayChange(0)
-        row.value_minor = line.amount_minor
-        row.flow_minor += stated_flow(asset_class, before, line, traded)
-        before = line
-    return rows
-
-
-def in_order(lines: Sequence[Line]) -> list[Line]:
-    """By time; of statements for one time, the one that came last counts."""
-    return sorted(lines, key=lambda line: (line.at, line.position))
+def start_of_day(at: datetime) -> datetime:
+    """Midnight (IST) of the day that `at` is in."""
+    if at.year == 1:
+        return at
+    local = at + IST
+    return at - timedelta(hours=local.hour, minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
 
 
 def _finite(text: str) -> Decimal:

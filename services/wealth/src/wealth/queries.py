@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from wealth.behaviour import month_before
-from wealth.ledger_lines import EPOCH_DAY, local_day
+from wealth.ledger_lines import EPOCH_DAY, local_day, start_of_day
 from wealth.networth import CURRENCY, NetWorth, Valued, figures
 from wealth.performance import EMI_DAYS, PERIODS
 from wealth.picture import (
@@ -24,7 +24,6 @@ from wealth.picture import (
     Posting,
     Trade,
 )
-from wealth.projections.timeline import start_of_day
 
 MONTHS_KEPT = 14
 """How many months of spending say what is usual."""
@@ -81,7 +80,7 @@ _TRADES = """
     WHERE user_id = $1 AND currency = $2 AND (instrument = 'equity' OR at >= $3) ORDER BY at, position
 """
 _FUNDS = """
-    SELECT fact.item, at, event_id, fact.quantity, fact.price, fact.cost FROM fact
+    SELECT fact.item, at, event_id, fact.quantity::numeric, fact.price::numeric, fact.cost FROM fact
     JOIN item ON item.user_id = fact.user_id AND item.item = fact.item
     WHERE fact.user_id = $1 AND item.asset_class = 'fund' AND item.currency = $2 ORDER BY fact.item, at, position
 """
@@ -171,7 +170,7 @@ def _item(row: asyncpg.Record) -> ItemNow:
         value_minor=row["value_minor"],
         quantity=row["quantity"] or nothing,
         price=row["price"] or nothing,
-        cost=row["cost"] or nothing,
+        cost=Decimal(row["cost"] or 0),
         event_id=row["event_id"],
     )
 
@@ -187,7 +186,7 @@ def _months_ago(today: date, months: int) -> date:
 _AS_OF = """
     SELECT held.item, held.asset_class, held.currency, held.label, past.value_minor, past.closed
     FROM item AS held CROSS JOIN LATERAL (
-        SELECT amount_minor AS value_minor, coalesce(quantity, 1) = 0 AND held.asset_class <> 'loan' AS closed
+        SELECT amount_minor AS value_minor, coalesce(quantity::numeric, 1) = 0 AND held.asset_class <> 'loan' AS closed
         FROM (SELECT amount_minor, quantity FROM fact
               WHERE fact.user_id = $1 AND fact.item = held.item AND at <= $2
               ORDER BY at DESC, position DESC LIMIT 1) AS last

@@ -1,4 +1,4 @@
-"""The read models of this service, each whole in one file: its table, how events change it, its queries."""
+"""The read models of this service: their tables, and how events change them."""
 
 from events.projections import Projection
 
