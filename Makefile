@@ -11,6 +11,8 @@ PYTHON := .venv/bin/python
 STACK := $(PYTHON) deploy/local/stack.py
 MANIFESTS := pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml simulators/pyproject.toml)
 SYNCED := .venv/.synced
+# Much of a test with servers is waiting. A file stays with one worker: its fixtures start servers.
+WORKERS := -n 2 --dist loadfile
 export UV_LINK_MODE ?= copy
 
 .PHONY: help
@@ -48,11 +50,11 @@ check: $(SYNCED) ## Format, lint, types, import contracts, unit tests. Needs no 
 	@bash deploy/local/check_types.sh
 	.venv/bin/lint-imports
 	@$(PYTHON) -m events.contracts.catalogue
-	.venv/bin/pytest -q -m "not integration and not chaos"
+	.venv/bin/pytest -q $(WORKERS) -m "not integration and not chaos"
 
 .PHONY: test
 test: check ## check, then every test with real PostgreSQL, RabbitMQ and processes that get killed.
-	.venv/bin/pytest -m "integration or chaos"
+	.venv/bin/pytest $(WORKERS) -m "integration or chaos"
 
 .PHONY: chaos
 chaos: $(SYNCED) ## Only the tests that kill processes with SIGKILL.

@@ -30,7 +30,9 @@ def test_the_token_names_the_event() -> None:
     assert event_of(consistency_token(event)) == event
 
 
-@pytest.mark.parametrize("token", ["", "x", "=", "A" * 27, "A" * 28, str(uuid4()), "é" * 27, "A" * 9000])
+@pytest.mark.parametrize(
+    "token", ["", "x", "=", "A" * 27, "A" * 28, "ba56bfdd-83e9-45e3-b82a-5e6936692ef6", "é" * 27, "A" * 9000]
+)
 def test_a_token_that_is_not_ours(token: str) -> None:
     with pytest.raises(Problem) as caught:
         event_of(token)
