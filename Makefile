@@ -44,12 +44,13 @@ clean: $(SYNCED) ## Stop everything and delete its data, secrets and logs.
 	@$(STACK) clean
 
 .PHONY: check
-check: $(SYNCED) ## Format, lint, types, import contracts, unit tests. Needs no servers.
+check: $(SYNCED) ## Format, lint, types, import contracts, deployments, unit tests. Needs no servers.
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	@bash deploy/local/check_types.sh
 	.venv/bin/lint-imports
 	@$(PYTHON) -m events.contracts.catalogue
+	@$(PYTHON) deploy/checks/verdict.py
 	.venv/bin/pytest -q $(WORKERS) -m "not integration and not chaos"
 
 .PHONY: test

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from credentials import PLATFORMS, Credentials
 from health import why_not_200
@@ -21,15 +22,32 @@ PREFERRED_PORTS = {
     RELAYS[0]: 4121,
     RELAYS[1]: 4122,
 }
+_LOOPBACK = "127.0.0.1"
 _PASSED_ON = ("PATH", "LANG", "TZ", "LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+class Place(NamedTuple):
+    """Where the other processes reach one."""
+
+    port: int
+    host: str = _LOOPBACK
+    address: str = _LOOPBACK
+    """The host as an IP address."""
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
 
 
 class Applications:
     """What runs on a provisioned cell.
 
     Args:
-        directory: the stack's data directory.
-        ports: by process name; must have every key of `PREFERRED_PORTS`.
+        directory: where the processes keep what they write.
+        places: by process name; must have every key of `PREFERRED_PORTS`.
+        origin: the public origin, as clients know it.
+        listen_on: the address that each process binds.
+        feeds_to: the origin as the simulators reach it, where that is another.
         extra: further environment by process name; wins.
     """
 
@@ -39,16 +57,20 @@ class Applications:
         *,
         cell: Cell,
         credentials: Credentials,
-        ports: Mapping[str, int],
+        places: Mapping[str, Place],
         origin: str,
-        extra: Mapping[str, Mapping[str, str]],
+        listen_on: str = _LOOPBACK,
+        feeds_to: str | None = None,
+        extra: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self._directory = directory
         self._cell = cell
         self._credentials = credentials
-        self._ports = ports
+        self._places = places
         self._origin = origin
-        self._extra = extra
+        self._listen_on = listen_on
+        self._feeds_to = feeds_to or origin
+        self._extra = extra or {}
 
     def relays(self) -> list[Program]:
         """The relay and its standby."""
@@ -85,8 +107,8 @@ class Applications:
         elif service == "sync_gateway":
             specific = {
                 "GATEWAY_KEY": self._credentials.gateway_key,
-                # The platforms run on this machine: their receivers are what webhooks may be tried with here.
-                "WEBHOOK_ALLOWED_TARGETS": ",".join(f"127.0.0.1:{self._ports[name]}" for name in SIMULATORS.values()),
+                # The platforms run on our own network: their receivers are what webhooks may be tried with here.
+                "WEBHOOK_ALLOWED_TARGETS": self._receivers(),
             }
             for platform in PLATFORMS:
                 specific[f"FEED_SECRET_{platform.upper()}"] = self._credentials.feed_secrets[platform]
@@ -97,7 +119,7 @@ class Applications:
         elif service == "notifier":
             specific = {
                 "VAPID_PRIVATE_KEY": self._credentials.vapid_private_key,
-                "ALLOWED_TARGETS": ",".join(f"127.0.0.1:{self._ports[name]}" for name in SIMULATORS.values()),
+                "ALLOWED_TARGETS": self._receivers(),
             }
         if service in KEY_RIGHTS:
             specific["SUBJECT_KEYS_URL"] = self._cell.keys_url(service)
@@ -127,14 +149,14 @@ class Applications:
     def _simulator(self, platform: str) -> Program:
         name = SIMULATORS[platform]
         state = self._directory / "simulators" / platform
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._program(
             name,
             "simulators.platform",
             platform,
             ready_path="/.well-known/jwks.json",
-            PLATFORM_HTTP_PORT=str(self._ports[name]),
-            FEED_URL=f"{self._origin}/api/sync/feeds/{platform}",
+            PLATFORM_HTTP_HOST=self._listen_on,
+            PLATFORM_HTTP_PORT=str(self._places[name].port),
+            FEED_URL=f"{self._feeds_to}/api/sync/feeds/{platform}",
             FEED_SECRET=self._credentials.feed_secrets[platform],
             ANNOUNCE_SECRET=self._credentials.announce_secrets[platform],
             PLATFORM_KEY_FILE=str(state / "key.pem"),
@@ -151,8 +173,8 @@ class Applications:
                 **{variable: os.environ[variable] for variable in _PASSED_ON if variable in os.environ},
                 "HOME": str(self._directory),
                 "PYTHONUNBUFFERED": "1",
-                "HTTP_HOST": "127.0.0.1",
-                "HTTP_PORT": str(self._ports[name]),
+                "HTTP_HOST": self._listen_on,
+                "HTTP_PORT": str(self._places[name].port),
                 **environment,
                 **self._extra.get(name, {}),
             },
@@ -163,4 +185,8 @@ class Applications:
 
     def url(self, name: str) -> str:
         """Where the process `name` serves HTTP, past nginx."""
-        return f"http://127.0.0.1:{self._ports[name]}"
+        return self._places[name].url
+
+    def _receivers(self) -> str:
+        places = (self._places[name] for name in SIMULATORS.values())
+        return ",".join(f"{place.address}:{place.port}" for place in places)

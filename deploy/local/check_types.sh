@@ -3,7 +3,7 @@
 # same names, and mypy knows one module of a name. What several folders share is in tests/shared.
 set -euo pipefail
 
-sources=(libs/*/src services/*/src simulators/src deploy/local conftest.py)
+sources=(libs/*/src services/*/src simulators/src deploy/local deploy/docker deploy/k8s deploy/checks conftest.py)
 if compgen -G "bench/*.py" >/dev/null; then
   sources+=(bench)
 fi
@@ -11,7 +11,7 @@ fi
 MYPYPATH=tests/integration:tests/shared:services/sync-gateway/tests .venv/bin/mypy "${sources[@]}"
 
 status=0
-for tests in libs/*/tests services/*/tests simulators/tests tests/shared tests/integration; do
+for tests in libs/*/tests services/*/tests simulators/tests tests/shared tests/deploy tests/integration; do
   if compgen -G "$tests/*.py" >/dev/null; then
     echo "$tests"
     MYPYPATH="$tests:tests/shared" .venv/bin/mypy "$tests" || status=1

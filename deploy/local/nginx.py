@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,42 +142,71 @@ class NginxServer:
         )
 
     def configuration(self) -> str:
-        own = self.directory
-        hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        files = min(_FILES, hard_limit) if hard_limit > 0 else _FILES
         listen = [f"127.0.0.1:{self.port}"]
         if _has_ipv6_loopback():
             listen.append(f"[::1]:{self.port}")  # what "localhost" means to some clients
-        lines = [
-            *([f"user {_worker_user()};"] if os.geteuid() == 0 else []),
-            "daemon off;",
-            f"pid {own}/nginx.pid;",
-            "error_log stderr warn;",
-            "worker_processes 1;",
-            f"worker_rlimit_nofile {files};",
-            f"events {{ worker_connections {files // 2}; }}",  # a proxied request takes two
-            "http {",
-            *(f"  {name}_temp_path {own}/{name};" for name in _TEMPORARY),
-            _HTTP,
-            f"  limit_req_zone $binary_remote_addr zone=client:1m rate={self._requests_per_s}r/s;",
-            *(
-                f"  upstream {service} {{ server 127.0.0.1:{port}; keepalive 64; keepalive_timeout 4s; }}"
-                for service, port in self._upstreams.items()
-            ),
-            "  server {",
-            *(f"    listen {address};" for address in listen),
-            "    server_name _;",
-            f"    limit_req zone=client burst={self._requests_per_s * 2} nodelay;",
-            "    client_max_body_size 256k;",
-            *(f"    error_page {failure.statuses} = @{failure.code};" for failure in FAILURES),
-            f"    location = {HEALTH_PATH} {{ default_type application/json; return 200 '{_HEALTHY}'; }}",
-            *(_location(route) for route in ROUTES),
-            "    location / { return 404; }",
-            *(_failure_location(failure) for failure in FAILURES),
-            "  }",
-            "}",
-        ]
-        return "\n".join(lines) + "\n"
+        hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        return configuration(
+            self.directory,
+            listen=listen,
+            upstreams={service: f"127.0.0.1:{port}" for service, port in self._upstreams.items()},
+            requests_per_s=self._requests_per_s,
+            files=min(_FILES, hard_limit) if hard_limit > 0 else _FILES,
+            user=_worker_user() if os.geteuid() == 0 else None,
+        )
+
+
+def configuration(
+    directory: Path,
+    *,
+    listen: Sequence[str],
+    upstreams: Mapping[str, str],
+    requests_per_s: int,
+    files: int = _FILES,
+    user: str | None = None,
+    behind: str | None = None,
+) -> str:
+    """nginx.conf.
+
+    Args:
+        directory: where nginx may write; its temporary files go there.
+        listen: addresses with port.
+        upstreams: `host:port` by service.
+        files: open files allowed to it.
+        user: that the workers run as, where nginx is started by root.
+        behind: files to include (a pattern that may match none) which say what proxies are in front of nginx.
+    """
+    lines = [
+        *([f"user {user};"] if user else []),
+        "daemon off;",
+        f"pid {directory}/nginx.pid;",
+        "error_log stderr warn;",
+        "worker_processes 1;",
+        f"worker_rlimit_nofile {files};",
+        f"events {{ worker_connections {files // 2}; }}",  # a proxied request takes two
+        "http {",
+        *(f"  {name}_temp_path {directory}/{name};" for name in _TEMPORARY),
+        _HTTP,
+        *([f"  include {behind};"] if behind else []),
+        f"  limit_req_zone $binary_remote_addr zone=client:1m rate={requests_per_s}r/s;",
+        *(
+            f"  upstream {service} {{ server {address}; keepalive 64; keepalive_timeout 4s; }}"
+            for service, address in upstreams.items()
+        ),
+        "  server {",
+        *(f"    listen {address};" for address in listen),
+        "    server_name _;",
+        f"    limit_req zone=client burst={requests_per_s * 2} nodelay;",
+        "    client_max_body_size 256k;",
+        *(f"    error_page {failure.statuses} = @{failure.code};" for failure in FAILURES),
+        f"    location = {HEALTH_PATH} {{ default_type application/json; return 200 '{_HEALTHY}'; }}",
+        *(_location(route) for route in ROUTES),
+        "    location / { return 404; }",
+        *(_failure_location(failure) for failure in FAILURES),
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

@@ -72,12 +72,13 @@ class Cell:
 
     Args:
         tag: tells this cell from others on the same servers; the stack's own has none.
+        exists: somebody else creates it; asking for a URL touches no server.
     """
 
-    def __init__(self, servers: Servers, tag: str = "") -> None:
+    def __init__(self, servers: Servers, tag: str = "", *, exists: bool = False) -> None:
         self._servers = servers
         self._tag = tag
-        self._created: set[str] = set()
+        self._created: set[str] = {*DATABASES, "vhost"} if exists else set()
         self.vhost = f"{servers.namespace}sangam{tag}"
 
     # --- URLs -------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def definitions(vhost: str, passwords: Mapping[str, str], *, prefix: str = "") -
         "users": [
             {
                 "name": prefix + user,
-                "password_hash": _password_hash(password),
+                "password_hash": password_hash(password),
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
                 "tags": "administrator" if user == ADMIN else "",
             }
@@ -133,7 +133,8 @@ def definitions(vhost: str, passwords: Mapping[str, str], *, prefix: str = "") -
     }
 
 
-def _password_hash(password: str) -> str:
+def password_hash(password: str) -> str:
+    """As RabbitMQ keeps it: a salt of 4 bytes, then SHA-256 over salt and password."""
     salt = secrets.token_bytes(4)
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 

@@ -25,7 +25,7 @@ import credentials
 import given
 import packages
 import ports
-from applications import PREFERRED_PORTS, SIMULATORS, Applications
+from applications import PREFERRED_PORTS, SIMULATORS, Applications, Place
 from nginx import NginxServer
 from postgres import SUPERUSER, PostgresServer
 from processes import kill_marked
@@ -273,7 +273,7 @@ class Stack:
             self.data,
             cell=self.cell,
             credentials=self.credentials,
-            ports=self._ports,
+            places={name: Place(self._ports[name]) for name in PREFERRED_PORTS},
             origin=self.origin,
             extra=self._environment,
         )

@@ -76,7 +76,7 @@ async def serve(settings: PlatformSettings, signer: AssertionSigner) -> None:
         server = _Server(
             uvicorn.Config(
                 app,
-                host="127.0.0.1",
+                host=settings.http_host,
                 port=settings.http_port,
                 access_log=False,
                 log_config=None,
@@ -98,6 +98,8 @@ def main(arguments: list[str]) -> None:
         if len(arguments) != 1:
             raise SettingsError("usage: python -m simulators.platform bfc|vyomo")
         settings = platform_settings.load(arguments[0], os.environ)
+        if settings.state_dir is not None:
+            settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         signer = AssertionSigner.from_file(settings.platform, settings.key_file)
     except (SettingsError, KeyFileError, OSError) as error:
         log.critical("not started: %s", error)

@@ -32,6 +32,7 @@ class PlatformSettings(NamedTuple):
     """Where customers and events survive a restart; None keeps them in memory."""
     announce_secret: str | None = None
     """`whsec_…`: Sangam signs with it what it announces. Without it, announcements are listed and not acted upon."""
+    http_host: str = "127.0.0.1"
 
 
 def valid_secret(secret: str) -> bool:
@@ -81,4 +82,5 @@ def load(platform: str, environ: Mapping[str, str]) -> PlatformSettings:
         key_file=Path(key_file),
         state_dir=Path(state_dir) if state_dir else None,
         announce_secret=announce_secret,
+        http_host=environ.get("PLATFORM_HTTP_HOST") or "127.0.0.1",
     )

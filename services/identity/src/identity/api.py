@@ -1,6 +1,5 @@
 """`/api/auth`: registration, login, tokens, sessions and links."""
 
-from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -18,7 +17,7 @@ from identity.accounts import Accounts
 from identity.assertions import AssertionInvalid
 from identity.bodies import PLATFORMS, Body, Fields, Otp, ShortText, address_or_none, answered, command
 from identity.linking import Confirmed, Linking, Requested
-from identity.origin import device_of
+from identity.origin import Networks, device_of
 from identity.sign_in import ExchangeRefused, Grant, SignIn, Status
 from identity.tokens import ACCESS_LIFETIME
 
@@ -143,7 +142,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def routes(
-    sign_in: SignIn, linking: Linking, accounts: Accounts, verifier: TokenVerifier, trusted_proxies: Collection[str]
+    sign_in: SignIn, linking: Linking, accounts: Accounts, verifier: TokenVerifier, trusted_proxies: Networks
 ) -> list[HTTPRouteHandler]:
     """Registration, login, tokens, links."""
 

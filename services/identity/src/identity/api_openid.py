@@ -5,7 +5,6 @@ import hmac
 import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +23,7 @@ from identity.grants import TooManyGrants
 from identity.login_page import login_page, message_page
 from identity.mfa import InvalidOtp
 from identity.openid import Asked, NotForRedirect, OpenId, RedirectError, asked, discovery
-from identity.origin import device_of
+from identity.origin import Networks, device_of
 from identity.passwords import Overloaded
 from identity.sealing import IdentityKey
 from identity.sessions import LIFETIME, SessionEnded
@@ -47,7 +46,7 @@ class _SealedRequest(msgspec.Struct, frozen=True):
 
 
 def routes(
-    openid: OpenId, sign_in: SignIn, identity_key: IdentityKey, trusted_proxies: Collection[str]
+    openid: OpenId, sign_in: SignIn, identity_key: IdentityKey, trusted_proxies: Networks
 ) -> list[HTTPRouteHandler]:
     """The routes of OpenID Connect beside the token endpoint."""
     form_key = identity_key.mac_key("login-form")

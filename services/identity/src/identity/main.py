@@ -18,6 +18,7 @@ from identity.erasures import Erasures
 from identity.keyring import KeyRing
 from identity.linking import Linking
 from identity.openid import OpenId
+from identity.origin import networks
 from identity.passwords import PasswordHashing
 from identity.people import People
 from identity.revocation_board import RevocationBoard
@@ -42,7 +43,7 @@ class IdentitySettings(SealingSettings, frozen=True, kw_only=True):
     apps: str = "[]"
     """The platforms' own apps, as a JSON list of `identity.clients.App`."""
     trusted_proxies: str = "127.0.0.1,::1"
-    """The addresses that our own proxy connects from: only it may say, in `X-Real-IP`, where a client is."""
+    """Addresses and networks that our own proxy connects from: only it may say, in `X-Real-IP`, where a client is."""
 
 
 async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
@@ -55,7 +56,7 @@ async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
 
     http = aiohttp.ClientSession()
     hashing = PasswordHashing()
-    trusted = frozenset(filter(None, (each.strip() for each in settings.trusted_proxies.split(","))))
+    trusted = networks(settings.trusted_proxies)
     keys = runtime.subject_keys
     user_streams = Streams(runtime.store, "user", User(), users.evolve)
     people = People(keys, identity_key)
