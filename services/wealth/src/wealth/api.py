@@ -13,7 +13,9 @@ from chassis.tokens import Caller
 from events.decisions import Streams
 from events.envelope import derived_id
 from litestar import Response, get, post
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, FromQuery
 
 from wealth import queries
 from wealth.answers import (
@@ -58,7 +60,10 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
 
     @get("/api/wealth/net-worth", summary="Net worth over both platforms, now or at a past instant")
     async def get_net_worth(
-        request: AnyRequest, caller: Caller, caught_up: CaughtUp, as_of: str | None = None
+        request: AnyRequest,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        as_of: FromQuery[str | None] = None,
     ) -> NetWorthAnswer:
         _only(request, "as_of")
         if as_of is None:
@@ -71,7 +76,10 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
 
     @get("/api/wealth/performance", summary="Returns of the last 30, 90 or 365 days")
     async def get_performance(
-        request: AnyRequest, caller: Caller, caught_up: CaughtUp, period: str = "365"
+        request: AnyRequest,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        period: FromQuery[str] = "365",
     ) -> PerformanceAnswer:
         _only(request, "period")
         days = _period(period)
@@ -79,19 +87,25 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
         return performance_answer(look.position, look.computed, look.computed.performance[days])
 
     @get("/api/wealth/health", summary="Financial health score with its factors")
-    async def get_health_score(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> HealthAnswer:
+    async def get_health_score(
+        request: AnyRequest, caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp]
+    ) -> HealthAnswer:
         _only(request)
         look = await desk.look(caller.user_id)
         return health_answer(look.position, look.computed.health)
 
     @get("/api/wealth/insights", summary="What is worth knowing, most important first")
-    async def get_insights(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> InsightsAnswer:
+    async def get_insights(
+        request: AnyRequest, caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp]
+    ) -> InsightsAnswer:
         _only(request)
         look = await desk.look(caller.user_id)
         return InsightsAnswer(position=look.position, items=insight_answers(look.computed))
 
     @post("/api/wealth/insights/{insight_id:uuid}/dismiss", status_code=200, summary="Do not show this insight again")
-    async def dismiss_insight(request: AnyRequest, caller: Caller, insight_id: UUID) -> Response[Dismissed]:
+    async def dismiss_insight(
+        request: AnyRequest, caller: NamedDependency[Caller], insight_id: FromPath[UUID]
+    ) -> Response[Dismissed]:
         look = await desk.look(caller.user_id)
         now = desk.clock()
         _, version = await streams.load(caller.user_id)
@@ -109,7 +123,9 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
         return Response(Dismissed(id=insight_id), headers=headers)
 
     @get("/api/wealth/summary", summary="Every figure, at one position of the log")
-    async def get_summary(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> SummaryAnswer:
+    async def get_summary(
+        request: AnyRequest, caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp]
+    ) -> SummaryAnswer:
         _only(request)
         look = await desk.look(caller.user_id)
         return summary_answer(look.position, look.as_of, look.computed, PERIODS)
@@ -117,12 +133,12 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
     @get("/api/wealth/explain/{figure:str}", summary="The formula and the events behind a figure")
     async def get_explanation(
         request: AnyRequest,
-        caller: Caller,
-        caught_up: CaughtUp,
-        figure: str,
-        as_of: str | None = None,
-        period: str = "365",
-        limit: str = "50",
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        figure: FromPath[str],
+        as_of: FromQuery[str | None] = None,
+        period: FromQuery[str] = "365",
+        limit: FromQuery[str] = "50",
     ) -> Explanation:
         if figure not in FIGURES:
             raise Problem(404, "figure_not_found", f"There is no such figure; there are {', '.join(FIGURES)}")

@@ -17,8 +17,9 @@ What counts as a flow of its category, in paise:
 A move between two categories is a flow of both and cancels in the whole.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -112,18 +113,28 @@ def history(items: Sequence[ItemDays], today: date, days: int = PERIODS[-1] + EM
     values = {category: np.zeros(days + 1, dtype=np.int64) for category in CATEGORIES}
     flows = {category: np.zeros(days + 1, dtype=np.int64) for category in CATEGORIES}
     emis = np.zeros(days + 1, dtype=np.int64)
-    for item in items:
-        category = CATEGORY_OF[item.asset_class]
-        index = np.clip(np.asarray(item.days, dtype=np.int64) - first_number, 0, days)
-        np.add.at(values[category], index, np.diff(np.asarray(item.values, dtype=np.int64), prepend=0))
+    for category in CATEGORIES:
+        held = [item for item in items if CATEGORY_OF[item.asset_class] == category]
+        if not held:
+            continue
+        # All items of a category at once: most have few days, and a call of numpy costs more than ten of them.
+        index = np.clip(_joined(item.days for item in held) - first_number, 0, days)
+        levels = _joined(item.values for item in held)
+        changes = np.diff(levels, prepend=0)
+        begins = np.cumsum([0, *(len(item.days) for item in held)])[:-1]
+        changes[begins] = levels[begins]  # an item's first value is no change of the item before it
+        np.add.at(values[category], index, changes)
         within = index > 0
-        np.add.at(flows[category], index[within], np.asarray(item.flows, dtype=np.int64)[within])
-        if any(item.emis):
-            np.add.at(emis, index[within], np.asarray(item.emis, dtype=np.int64)[within])
+        np.add.at(flows[category], index[within], _joined(item.flows for item in held)[within])
+        np.add.at(emis, index[within], _joined(item.emis for item in held)[within])
     for category in CATEGORIES:
         np.cumsum(values[category], out=values[category])
     flows["loans"] += _repayments(values["loans"], flows["loans"], emis)
     return History(first, values, flows)
+
+
+def _joined(parts: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+    return np.fromiter(chain.from_iterable(parts), dtype=np.int64)
 
 
 def _repayments(values: NDArray[np.int64], borrowed: NDArray[np.int64], emis: NDArray[np.int64]) -> NDArray[np.int64]:

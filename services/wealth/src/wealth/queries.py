@@ -67,11 +67,12 @@ _DAYS = """
         array_agg(row.day ORDER BY row.day) AS days, array_agg(row.value_minor ORDER BY row.day) AS values,
         array_agg(row.flow_minor ORDER BY row.day) AS flows, array_agg(row.emi_minor ORDER BY row.day) AS emis
     FROM item AS held CROSS JOIN LATERAL (
-        (SELECT day - $4::date AS day, value_minor, flow_minor, emi_minor FROM daily
-         WHERE daily.user_id = $1 AND daily.item = held.item AND day <= $2 ORDER BY day DESC LIMIT 1)
+        -- Ordered by the column, not by the number made of it: the last row is the first that the index gives.
+        (SELECT daily.day - $4::date AS day, value_minor, flow_minor, emi_minor FROM daily
+         WHERE daily.user_id = $1 AND daily.item = held.item AND daily.day <= $2 ORDER BY daily.day DESC LIMIT 1)
         UNION ALL
-        SELECT day - $4::date, value_minor, flow_minor, emi_minor FROM daily
-        WHERE daily.user_id = $1 AND daily.item = held.item AND day > $2
+        SELECT daily.day - $4::date, value_minor, flow_minor, emi_minor FROM daily
+        WHERE daily.user_id = $1 AND daily.item = held.item AND daily.day > $2
     ) AS row
     WHERE held.user_id = $1 AND held.currency = $3 GROUP BY held.item, held.asset_class
 """

@@ -23,7 +23,7 @@ DAYS_OF_A_YEAR = 365.0
 
 _GRID = np.linspace(np.log(1e-9), np.log(1e7), 1_200)
 """Where several roots are possible they are looked for between a loss of all but a billionth and 10⁷ a year."""
-_BISECTIONS = 80
+_BISECTIONS = 52
 
 
 class Rate(NamedTuple):

@@ -173,6 +173,9 @@ def year_gains(trades: Sequence[Trade], today: date) -> tuple[YearGains, dict[st
 def open_lots(held: dict[str, deque[_Held]], items: Sequence[ItemNow], funds: Sequence[FundPurchase]) -> list[Lot]:
     """Every purchase still held, at today's price."""
     lots = []
+    statements: dict[str, list[FundPurchase]] = defaultdict(list)
+    for fund in funds:
+        statements[fund.item].append(fund)
     for item in items:
         if item.asset_class == "equity":
             lots += [
@@ -187,7 +190,7 @@ def open_lots(held: dict[str, deque[_Held]], items: Sequence[ItemNow], funds: Se
                 for lot in held.get(item.label, ())
             ]
         elif item.asset_class == "fund":
-            lots += _fund_lots(item, [fund for fund in funds if fund.item == item.item])
+            lots += _fund_lots(item, statements[item.item])
     return lots
 
 
