@@ -1,12 +1,24 @@
 """The documents that people and tools rely on are those of the running product."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from stack import Stack
+
+ROOT = Path(__file__).resolve().parents[2]
+# As printed, but for this: a refusal and an answer of nothing are failures.
+_STRICTLY = """
+set -euo pipefail
+curl() { command curl --fail-with-body "$@"; }
+jq() { command jq -e "$@"; }
+"""
 
 
 @pytest.mark.integration
@@ -56,3 +68,31 @@ def test_two_services_at_one_address_or_with_one_operation_are_refused(field: st
     documents = [_document({}, **one) for one in names]
     with pytest.raises(Clash):
         merge({"wealth": documents[0], "search": documents[1]})
+
+
+@pytest.fixture(scope="module")
+def workplace(sangam: "Stack", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the documents take for granted: the repository's folder after `make demo`."""
+    from packages import require
+
+    require(["curl", "jq"], print)
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / ".run").symlink_to(sangam.directory)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    demo = [sys.executable, "-m", "simulators.demo", "--env", str(sangam.directory / "local.env")]
+    told = subprocess.run(demo, capture_output=True, text=True, timeout=180, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+    return folder
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("document", "after"), [("README.md", "## Try it by hand"), ("docs/api.md", "")])
+def test_the_examples_run_as_printed(workplace: Path, document: str, after: str) -> None:
+    text = (ROOT / document).read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text[text.index(after) :], re.DOTALL)
+    assert len(blocks) > 1
+    script = _STRICTLY + "\n".join(blocks)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=workplace, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
