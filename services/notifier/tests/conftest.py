@@ -101,6 +101,12 @@ async def desk(cell: "Cell") -> AsyncIterator[Desk]:
         yield opened
 
 
+@pytest.fixture
+async def desk_with_apprise(cell: "Cell") -> AsyncIterator[Desk]:
+    async with open_desk(cell, apprise=True) as opened:
+        yield opened
+
+
 @asynccontextmanager
 async def open_api(desk: Desk, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the service's routes."""

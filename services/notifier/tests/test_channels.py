@@ -22,6 +22,7 @@ from aiohttp import web
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from chassis.egress import Egress
+from chassis.settings import Secret
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from events.contracts import identity, ledger
@@ -31,6 +32,7 @@ from events.sealing import SubjectKeys
 from notifier import deliveries
 from notifier.channels import Mail, Webhook, WebPush
 from notifier.deliveries import DeliveryLedger, OutsideChannel
+from notifier.further import AppriseServices
 from notifier.sending import Channels, Sender
 from notifier.settings import Settings
 from standardwebhooks import Webhook as Verifier
@@ -155,7 +157,10 @@ async def open_post(cell: "Cell", desk: "Desk", settings: Settings) -> AsyncIter
     seal = await SubjectKeys.connect(cell.keys_url("identity"), MASTER)
     keys = await SubjectKeys.connect(cell.keys_url("notifier"), MASTER)
     async with Egress(settings.allowed_targets.split(","), timeout_s=settings.send_timeout_s) as egress:
-        channels = Channels(Mail(settings), WebPush(settings, egress), Webhook(egress))
+        further = None
+        if settings.apprise_urls is not None:
+            further = AppriseServices(settings.apprise_urls, allowed=settings.allowed_targets.split(","))
+        channels = Channels(Mail(settings), WebPush(settings, egress), Webhook(egress), further)
         yield Post(desk, Sender(desk.world.db, keys, channels, settings), seal)
     await seal.close()
     await keys.close()
@@ -388,6 +393,47 @@ async def test_a_channel_that_hangs_holds_up_no_other(post: Post, endpoint: Endp
     for loop in loops:
         loop.cancel()
     await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def test_what_is_critical_goes_to_further_services(
+    cell: "Cell", desk_with_apprise: "Desk", endpoint: Endpoint
+) -> None:
+    """Over Apprise's own HTTP, to a real endpoint: told once, tried again where it was refused, never redirected."""
+    desk = desk_with_apprise
+    settings = settings_of(
+        apprise_urls=Secret(f"json://127.0.0.1:{endpoint.port}/ops"), allowed_targets=f"127.0.0.1:{endpoint.port}"
+    )
+    async with open_post(cell, desk, settings) as post:
+        await post.customer()
+        endpoint.status, endpoint.headers = 302, {"Location": f"{endpoint.url}/elsewhere"}
+        await desk.append(BROKER, risk("critical"), risk("warning"))
+        await desk.run()
+        await desk.tick(soon())
+        assert await post.send("apprise") == 1  # and nothing of the one that is not critical
+        (row,) = await post.rows("apprise")
+        assert (row["status"], row["reason"]) == ("pending", "apprise_failed")
+        endpoint.status = 200
+        assert await post.send("apprise", soon(10)) == 1
+        (row,) = await post.rows("apprise")
+        assert (row["status"], row["attempts"]) == ("delivered", 2)
+    bodies = [json.loads(body) for _, body in endpoint.requests]
+    assert [(body["title"], body["message"]) for body in bodies] == [("Risk alert: Critical", "Margin is at 92 %")] * 2
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("json://127.0.0.1:9/x", "our own network"),
+        ("json://10.0.0.7/x", "our own network"),
+        ("jsons://localhost/x", "our own network"),
+        ("json://[::1]:9/x", "our own network"),
+        ("nonsense://x", "no service"),
+    ],
+)
+def test_a_further_service_is_refused_at_the_start(url: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault) as refused:
+        AppriseServices(f"json://hooks.example.com/secret {url}", allowed=["127.0.0.1:10"])
+    assert url not in str(refused.value)
 
 
 async def test_the_night_is_mailed_as_one_digest(post: Post, mailbox: Any) -> None:

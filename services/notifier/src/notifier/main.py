@@ -14,10 +14,11 @@ from litestar import Litestar
 from notifier.api import Parts, routes
 from notifier.channels import Mail, Webhook, WebPush
 from notifier.deliveries import DeliveryLedger
+from notifier.further import AppriseServices
 from notifier.live import NotificationSockets
 from notifier.projections import PROJECTIONS
 from notifier.reactions import Grouping
-from notifier.sending import Channels, Sender, apprise_sender
+from notifier.sending import Channels, Sender
 from notifier.settings import Settings
 
 
@@ -31,9 +32,11 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     ledger = DeliveryLedger(apprise=apprise is not None)
     runtime.consume("deliveries", ledger)
 
-    egress = Egress(_listed(settings.allowed_targets), timeout_s=settings.send_timeout_s)
+    targets = _listed(settings.allowed_targets)
+    egress = Egress(targets, timeout_s=settings.send_timeout_s)
     web_push = WebPush(settings, egress)
-    channels = Channels(Mail(settings), web_push, Webhook(egress), apprise_sender(apprise) if apprise else None)
+    further = None if apprise is None else AppriseServices(apprise, allowed=targets)
+    channels = Channels(Mail(settings), web_push, Webhook(egress), further)
     sender = Sender(database, keys, channels, settings)
     ledger.filled = sender.wake
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -20,6 +19,7 @@ from prometheus_client import Counter
 from notifier import deliveries
 from notifier.channels import Mail, Message, Subscription, Webhook, WebPush, mail_of, mail_of_code
 from notifier.deliveries import Delivery, Outcome, OutsideChannel
+from notifier.further import Further
 from notifier.projections.contact import sealed_profile
 from notifier.projections.inbox import opened, shown
 from notifier.settings import Settings
@@ -42,7 +42,7 @@ class Channels(NamedTuple):
     mail: Mail
     web_push: WebPush
     webhook: Webhook
-    apprise: Callable[[Message], Awaitable[Outcome]] | None = None
+    further: Further | None = None
 
 
 class Sender:
@@ -166,9 +166,9 @@ class Sender:
                     return Outcome("failed", "gone")
                 return await self._channels.webhook.send(row["url"], row["secret"], message, now)
             case "apprise":
-                if self._channels.apprise is None:
+                if self._channels.further is None:
                     return Outcome("failed", "channel_off")
-                return await self._channels.apprise(message)
+                return await self._channels.further.send(message)
 
     async def _message(self, delivery: Delivery) -> Message | None:
         rows = await self._database.fetch(
@@ -216,22 +216,3 @@ class Sender:
         except SealBroken:
             log.warning("contact_does_not_open", place=place)
             return None
-
-
-def apprise_sender(urls: str) -> Callable[[Message], Awaitable[Outcome]]:
-    """Tells further services through Apprise (https://github.com/caronc/apprise), where the extra is installed.
-
-    Raises:
-        ModuleNotFoundError: it is not.
-    """
-    import apprise
-
-    services = apprise.Apprise()
-    for url in urls.split():
-        services.add(url)
-
-    async def send(message: Message) -> Outcome:
-        told = await services.async_notify(title=message.title, body=message.body or message.title)
-        return Outcome("delivered") if told else Outcome("retry", "apprise_failed")
-
-    return send

@@ -29,4 +29,5 @@ class Settings(SealingSettings, frozen=True, kw_only=True):
     send_timeout_s: float = 10.0
 
     apprise_urls: Secret | None = None
-    """Further services for what is critical, as Apprise names them, joined by spaces. Needs the extra `apprise`."""
+    """Further services for what is critical, as Apprise names them, joined by spaces. Needs the extra `apprise`. One in
+    our own network must be in `allowed_targets`, too."""
