@@ -29,7 +29,8 @@ from events.notification_texts import seal_text
 from events.sealing import SubjectErased, SubjectKeys
 from events.store import EventStore, StreamAppend
 from litestar import Response, WebSocket, delete, get, post, put, websocket
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from notifier.channels import WebPush
@@ -58,7 +59,7 @@ PUSH_SUBSCRIPTIONS_MAX = 20
 _REQUESTS = UUID("0f9c8f0e-2a1d-5c53-9c75-3c9b1d1c8a44")
 _KNOWN_WAIT_S = 2.0
 
-Key = Annotated[str | None, Parameter(header="Idempotency-Key", description="Names the request")]
+Key = Annotated[str | None, HeaderParameter(name="Idempotency-Key", description="Names the request")]
 
 
 class Inbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,13 +148,13 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
 
     @get("/api/notifications/smart", summary="The inbox, newest first", tags=["notifications"])
     async def list_notifications(
-        caller: Caller,
-        caught_up: CaughtUp,
-        unread: bool | None = None,
-        priority: Priority | None = None,
-        category: Category | None = None,
-        limit: Annotated[int, Parameter(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
-        cursor: str | None = None,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        unread: FromQuery[bool | None] = None,
+        priority: FromQuery[Priority | None] = None,
+        category: FromQuery[Category | None] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
+        cursor: FromQuery[str | None] = None,
     ) -> Inbox:
         after = None
         if cursor is not None:
@@ -185,7 +186,9 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         summary="An operator's message to one customer",
         tags=["notifications"],
     )
-    async def create_notification(caller: Caller, data: NewNotification, key: Key = None) -> Response[Raised]:
+    async def create_notification(
+        caller: NamedDependency[Caller], data: JSONBody[NewNotification], key: Key = None
+    ) -> Response[Raised]:
         named = idempotency_key(key)
         if not caller.for_everyone and caller.user_id != data.user_id:
             raise invalid_field("user_id", "is not the customer that the address names", "user_id_mismatch")
@@ -208,7 +211,7 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         return Response(Raised(id=notification_id), headers={CONSISTENCY_HEADER: token})
 
     @put("/api/notifications/smart/read-all", summary="Mark everything read", tags=["notifications"])
-    async def mark_all_read(caller: Caller, caught_up: CaughtUp) -> Response[AllRead]:
+    async def mark_all_read(caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp]) -> Response[AllRead]:
         """What is raised after the read model was asked stays unread: nobody has seen it."""
         through = await newest_unread(database, caller.user_id)
         headers = {}
@@ -220,7 +223,9 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         return Response(AllRead(unread_count=0), headers=headers)
 
     @put("/api/notifications/smart/{notification_id:uuid}/read", summary="Mark one read", tags=["notifications"])
-    async def mark_read(caller: Caller, caught_up: CaughtUp, notification_id: UUID) -> Response[ReadMark]:
+    async def mark_read(
+        caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp], notification_id: FromPath[UUID]
+    ) -> Response[ReadMark]:
         found = await existing(caller, notification_id)
         if found.read_at is not None:
             return Response(ReadMark(id=notification_id, read_at=found.read_at))
@@ -234,7 +239,10 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
 
     @put("/api/notifications/smart/{notification_id:uuid}/snooze", summary="Put one off", tags=["notifications"])
     async def snooze_notification(
-        caller: Caller, caught_up: CaughtUp, notification_id: UUID, data: Snooze
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        notification_id: FromPath[UUID],
+        data: JSONBody[Snooze],
     ) -> Response[Snoozed]:
         until = snooze_until(data, datetime.now(UTC))
         await existing(caller, notification_id)
@@ -252,22 +260,24 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         summary="What became of it, target by target",
         tags=["notifications"],
     )
-    async def get_notification_deliveries(caller: Caller, caught_up: CaughtUp, notification_id: UUID) -> DeliveryPage:
+    async def get_notification_deliveries(
+        caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp], notification_id: FromPath[UUID]
+    ) -> DeliveryPage:
         await existing(caller, notification_id)
         return DeliveryPage(items=await deliveries_of(database, caller.user_id, notification_id))
 
     @get("/api/notifications/preferences", summary="Preferences", tags=["preferences"])
-    async def get_preferences(caller: Caller, caught_up: CaughtUp) -> Preferences:
+    async def get_preferences(caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp]) -> Preferences:
         return Preferences.of(await preferences(database, caller.user_id))
 
     @put("/api/notifications/preferences", summary="Replace the preferences", tags=["preferences"])
-    async def put_preferences(caller: Caller, data: Preferences) -> Response[Preferences]:
+    async def put_preferences(caller: NamedDependency[Caller], data: JSONBody[Preferences]) -> Response[Preferences]:
         event_id = new_id()
         await record(caller, caller.user_id, data.changed(), event_id)
         return Response(data, headers={CONSISTENCY_HEADER: consistency_token(event_id)})
 
     @get("/api/notifications/push-subscriptions", summary="Web push targets", tags=["targets"])
-    async def get_push_subscriptions(caller: Caller) -> PushSubscriptions:
+    async def get_push_subscriptions(caller: NamedDependency[Caller]) -> PushSubscriptions:
         rows = await database.fetch(
             "SELECT id, endpoint, created_at FROM push_subscription WHERE user_id = $1 ORDER BY created_at, id",
             caller.user_id,
@@ -277,7 +287,9 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         )
 
     @post("/api/notifications/push-subscriptions", status_code=201, summary="Add a web push target", tags=["targets"])
-    async def post_push_subscription(caller: Caller, data: NewPushSubscription) -> PushSubscriptionView:
+    async def post_push_subscription(
+        caller: NamedDependency[Caller], data: JSONBody[NewPushSubscription]
+    ) -> PushSubscriptionView:
         _check_url(parts.egress, data.endpoint, "endpoint")
         row = await database.fetchrow(
             # A browser that another customer used now is this one's; the keys prove that it is the same browser.
@@ -301,7 +313,7 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
     @delete(
         "/api/notifications/push-subscriptions", status_code=204, summary="Remove a web push target", tags=["targets"]
     )
-    async def delete_push_subscription(caller: Caller, data: OldPushSubscription) -> None:
+    async def delete_push_subscription(caller: NamedDependency[Caller], data: JSONBody[OldPushSubscription]) -> None:
         gone = await database.fetchval(
             "DELETE FROM push_subscription WHERE user_id = $1 AND endpoint = $2 RETURNING id",
             caller.user_id,
@@ -311,14 +323,14 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
             raise Problem(404, "push_subscription_not_found", "There is no such subscription")
 
     @get("/api/notifications/webhook", summary="The webhook", tags=["targets"])
-    async def get_notification_webhook(caller: Caller) -> WebhookView:
+    async def get_notification_webhook(caller: NamedDependency[Caller]) -> WebhookView:
         row = await database.fetchrow("SELECT id, url FROM webhook_target WHERE user_id = $1", caller.user_id)
         if row is None:
             raise Problem(404, "webhook_not_found", "No webhook is set")
         return WebhookView(**dict(row))
 
     @put("/api/notifications/webhook", summary="Set the webhook; its new secret is shown once", tags=["targets"])
-    async def put_notification_webhook(caller: Caller, data: NewWebhook) -> WebhookView:
+    async def put_notification_webhook(caller: NamedDependency[Caller], data: JSONBody[NewWebhook]) -> WebhookView:
         _check_url(parts.egress, data.url, "url")
         view = WebhookView(id=new_id(), url=data.url, secret=_webhook_secret())
         await database.execute(
@@ -332,7 +344,7 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         return view
 
     @delete("/api/notifications/webhook", status_code=204, summary="Remove the webhook", tags=["targets"])
-    async def delete_notification_webhook(caller: Caller) -> None:
+    async def delete_notification_webhook(caller: NamedDependency[Caller]) -> None:
         await database.execute("DELETE FROM webhook_target WHERE user_id = $1", caller.user_id)
 
     @websocket("/ws/notifications")
