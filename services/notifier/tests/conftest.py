@@ -65,7 +65,7 @@ class Desk:
                         if mine := [event for event in events if event.type in handler.types]:
                             await handler.apply(db, mine)
                 self.position = events[-1].position
-            if not await self.grouping.send_outbox() and not events:
+            if not await self.grouping.outbox.send() and not events:
                 break
         await self.world.deliver()
 

@@ -172,6 +172,26 @@ async def test_critical_does_not_wait(desk: "Desk", client: httpx.AsyncClient) -
     assert [item["title"] for item in found["items"]] == ["Risk alert: Critical", "New sign-in on BFC"]
 
 
+async def test_what_did_not_commit_was_never_counted(desk: "Desk", client: httpx.AsyncClient) -> None:
+    """Lanes are kept in memory between transactions: one that is rolled back leaves nothing there."""
+    user, savings = new_id(), new_id()
+    await desk.append(f"ledger-{user}", opened(savings), paid(1_00, savings))
+    await desk.run()
+    await desk.append(f"ledger-{user}", paid(10_00, savings))
+    await desk.world.sequence()
+    events = await desk.store.read_log(desk.position)
+    async with desk.world.db.acquire() as db:
+        for _ in range(2):
+            dying = db.transaction()
+            await dying.start()
+            await desk.grouping.apply(db, events)  # type: ignore[arg-type]
+            await dying.rollback()
+    await desk.run()
+    await desk.tick(later())
+    (item,) = (await inbox(client, desk, user, "category=transaction"))["items"]
+    assert (item["title"], item["count"]) == ("2 Transactions, Total: ₹11", 2)
+
+
 async def test_nothing_is_said_twice_after_a_crash(desk: "Desk") -> None:
     """The outbox is appended, and the process dies before it knows: the same again writes nothing."""
     user, savings = new_id(), new_id()
@@ -197,7 +217,16 @@ async def test_a_replay_from_the_start_says_nothing_again(desk: "Desk") -> None:
     await desk.tick(later())
     before = await desk.told(user)
     # The database of the notifier is lost, and the log is consumed anew.
-    for table in ("lane", "sighting", "outbox", "account_name", "recent_link", "grouped_link", "grouped_item"):
+    for table in (
+        "lane",
+        "lane_writer",
+        "sighting",
+        "outbox",
+        "account_name",
+        "recent_link",
+        "grouped_link",
+        "grouped_item",
+    ):
         await desk.world.db.execute(f"DELETE FROM {table}")
     desk.position = 0
     await desk.run()

@@ -1,17 +1,20 @@
 """The table of rules and the texts: what each event reads like, in each language."""
 
+import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from events.contracts import contract_of, identity, notification, trading
 from events.contracts.notification import Language, Priority
 from events.contracts.registry import Event
+from jsonschema import Draft202012Validator
 from notifier import texts
-from notifier.grouping import say_one
-from notifier.rules import RULES, TYPES, fact_of
+from notifier.grouping import Group, Lane, open_group, say, say_one
+from notifier.rules import RULES, TYPES, actions_of, fact_of
 from notifier.texts import LANGUAGES, catalogue
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,6 +40,11 @@ def test_every_text_is_as_it_was_agreed(language: Language) -> None:
         row = fact(event)
         lines.append(f"{name} · {row.category} · {row.priority}\n  {found.emoji} {found.title}\n  {found.body}")
         lines += [f"  [{a.label}] {a.method} {a.href}" for a in found.actions]
+    for name, event in EVENTS.items():
+        if fact(event).priority == "critical":
+            continue  # never grouped
+        several = say(group_of(name), language, NAMES)
+        lines.append(f"3 × {name}\n  {several.emoji} {several.title}\n  {several.body}")
     text = "\n".join(lines) + "\n"
     path = SNAPSHOTS / f"{language}.txt"
     if not path.exists():
@@ -164,13 +172,13 @@ def test_security_and_money_alerts_are_critical() -> None:
 
 
 def test_links_of_buttons_are_filled_from_the_event() -> None:
-    assert [action.href for action in fact(transfer()).actions] == [f"/api/transfers/{TRANSFER}"]
-    assert fact(posting(100)).actions[0].href == f"/api/accounts/{SAVINGS}"
+    assert [action.href for action in actions_of(fact(transfer()))] == [f"/api/transfers/{TRANSFER}"]
+    assert actions_of(fact(posting(100)))[0].href == f"/api/accounts/{SAVINGS}"
 
 
 def test_every_button_calls_our_own_api() -> None:
     for event in EVENTS.values():
-        for action in fact(event).actions:
+        for action in actions_of(fact(event)):
             assert action.href.startswith("/api/")
             assert "{" not in action.href
 
@@ -194,3 +202,60 @@ def test_an_operators_message_keeps_its_category_and_stands_alone() -> None:
     found = fact(notification.NotificationRequested(category="alert", priority="low", title="{x}", body="b"))
     assert (found.category, found.priority, found.alone) == ("alert", "low", True)
     assert say_one(found, "en-IN", {}).title == "{x}"
+
+
+DOCUMENT = Path(__file__).parents[3] / "services/sync-gateway/src/sync_gateway/openapi.json"
+"""Every route of every service, as the services' own code describes them."""
+
+
+def refusal(document: dict[str, Any], action: notification.Action) -> str | None:
+    """Why the API would not even understand what a button sends; None where it would."""
+    path = action.href.partition("?")[0].split("/")
+    for template, operations in document["paths"].items():
+        parts = template.split("/")
+        fits = len(parts) == len(path) and all(p == q or p.startswith("{") for p, q in zip(parts, path, strict=True))
+        operation = operations.get(action.method.lower())
+        if not fits or operation is None:
+            continue
+        wanted = operation.get("requestBody")
+        if wanted is None:
+            return None if not action.body else "it takes no body"
+        if action.body is None:
+            return "it needs a body" if wanted.get("required", True) else None
+        schema = {**wanted["content"]["application/json"]["schema"], "components": document["components"]}
+        faults = [fault.message for fault in Draft202012Validator(schema).iter_errors(action.body)]
+        return "; ".join(faults) or None
+    return f"there is no {action.method} {action.href}"
+
+
+def every_button() -> dict[str, notification.Action]:
+    """All buttons of the table, and of what is told in groups."""
+    buttons = [action for event in EVENTS.values() for action in actions_of(fact(event))]
+    buttons += [action for name in EVENTS for action in say(group_of(name), "en-IN", NAMES).actions]
+    return {f"{action.method} {action.href}": action for action in buttons}
+
+
+def group_of(name: str, count: int = 3) -> Group:
+    lane = Lane(key="x")
+    for n in range(count):
+        one = fact(EVENTS[name], n=n)
+        if lane.group is None:
+            open_group(lane, one)
+        else:
+            lane.group.add(one)
+    assert lane.group is not None
+    return lane.group
+
+
+def test_the_api_understands_every_button() -> None:
+    document = json.loads(DOCUMENT.read_text("utf-8"))
+    buttons = every_button()
+    assert len(buttons) > 15
+    assert {name: fault for name, action in buttons.items() if (fault := refusal(document, action))} == {}
+    # And this test would notice.
+    for wrong in (
+        notification.Action(label="x", method="POST", href="/api/accounts"),
+        notification.Action(label="x", method="GET", href="/api/nothing"),
+        notification.Action(label="x", method="PATCH", href="/api/auto-replenish/1/status", body={"status": "asleep"}),
+    ):
+        assert refusal(document, wrong) is not None, wrong

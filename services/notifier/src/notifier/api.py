@@ -46,12 +46,12 @@ from notifier.inputs import (
     requested,
     snooze_until,
 )
+from notifier.lanes import held_back
 from notifier.live import NotificationSockets
 from notifier.preferences import channels, quiet_until
 from notifier.projections.contact import sealed_profile
 from notifier.projections.inbox import Found, Notification, Place, find, inbox, newest_unread
 from notifier.projections.preference import preferences
-from notifier.reactions import held_back
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200

@@ -26,7 +26,7 @@ from events.envelope import derived_id
 
 from notifier import texts
 from notifier.preferences import channels, quiet_until
-from notifier.rules import HISTORY, HISTORY_ACTION, Fact, more_urgent
+from notifier.rules import HISTORY, HISTORY_ACTION, Fact, actions_of, more_urgent
 from notifier.texts import Account, Money, Names, Value
 
 WINDOW = timedelta(seconds=5)
@@ -64,7 +64,7 @@ THROTTLE: dict[Category, int] = {
 """How many notifications that are neither high nor critical a lane may have per period."""
 
 
-class Group(msgspec.Struct, kw_only=True):
+class Group(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Facts that are told together. `latest` stands for all where it is the only one."""
 
     notification_id: UUID
@@ -111,7 +111,7 @@ class Group(msgspec.Struct, kw_only=True):
             self.event_ids.append(fact.event_id)
 
 
-class Lane(msgspec.Struct, kw_only=True):
+class Lane(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One customer's lane: its present group, and what is known of its past."""
 
     key: str
@@ -266,7 +266,7 @@ def say_one(fact: Fact, language: Language, names: Names) -> Said:
         texts.single(fact.told.text, "title", values, language, names),
         texts.single(fact.told.text, "body", values, language, names),
         fact.emoji,
-        tuple(msgspec.structs.replace(a, label=texts.label(a.label, language)) for a in fact.actions),
+        tuple(msgspec.structs.replace(a, label=texts.label(a.label, language)) for a in actions_of(fact)),
     )
 
 
@@ -290,7 +290,7 @@ def say(group: Group, language: Language, names: Names) -> Said:
         texts.several(key, "title" if summed else "title_unsummed", values, language, names),
         texts.several(key, "body", values, language, names),
         "🗂️" if key == HISTORY else _EMOJI[key],
-        latest.actions
+        actions_of(latest)
         if action is None
         else (msgspec.structs.replace(action, label=texts.label(action.label, language)),),
     )

@@ -48,7 +48,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
 
     for name, loop in (
         ("clock", grouping.close_forever(consumer)),
-        ("outbox", grouping.send_forever(consumer)),
+        ("outbox", grouping.outbox.send_forever(consumer)),
         ("prune", grouping.prune_forever()),
         ("sender", sender.run(egress)),
     ):
