@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "deploy" / "local"))
 import append
 import gateway
 import gateway_faults
+import growth
 import identity_figures
 import latency
 import library
@@ -24,7 +25,6 @@ import rules
 import search_load
 import transfers
 import wealth_figures
-from chassis.service import look_for_cycles_rarely
 from report import Line, print_report
 from rich.console import Console
 from stack import Stack
@@ -34,6 +34,7 @@ Bench = Callable[[Stack], Awaitable[list[Line]]]
 ON_SERVERS: dict[str, Bench] = {
     "append": lambda stack: append.measure(stack.fresh_cell(), stack.data),
     "transfers": lambda stack: transfers.in_process(stack.fresh_cell()),
+    "growth": lambda stack: growth.measure(stack.fresh_cell()),
     "library": lambda stack: library.measure(stack.fresh_cell()),
     "pipeline": lambda stack: pipeline.measure(stack.fresh_cell()),
     "rebuild": lambda stack: rebuild.measure(stack.fresh_cell()),
@@ -68,7 +69,6 @@ def main() -> None:
         raise SystemExit(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     console = Console()
     lines: list[Line] = []
-    look_for_cycles_rarely()  # as every service does
     with tempfile.TemporaryDirectory(prefix="sangam-bench-") as directory:
         if on_servers := [bench for name, bench in ON_SERVERS.items() if name in only]:
             console.print(f"PostgreSQL and RabbitMQ alone: {', '.join(name for name in ON_SERVERS if name in only)} …")

