@@ -39,7 +39,7 @@ def _library(url: str, writers: int, each: int) -> list[float]:
     from eventsourcing.application import Application
 
     server = urlsplit(url)
-    application = Application(
+    application: Any = Application(
         env={
             "PERSISTENCE_MODULE": "eventsourcing.postgres",
             "POSTGRES_DBNAME": server.path[1:],

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -319,6 +320,7 @@ def run(service: str, settings_type: type[S], wire: Callable[[Runtime[S]], Await
     except SettingsError as error:
         sys.stderr.write(f"{service} {error}\n")
         raise SystemExit(_EXIT_SETTINGS) from None
+    look_for_cycles_rarely()
     telemetry.configure_logging(service, settings.log_level)
     end_tracing = telemetry.configure_tracing(service, settings.otel_exporter_otlp_endpoint)
     try:
@@ -333,6 +335,17 @@ def run(service: str, settings_type: type[S], wire: Callable[[Runtime[S]], Await
         end_tracing()
     if failed:
         raise SystemExit(1)
+
+
+def look_for_cycles_rarely() -> None:
+    """Makes Python look for cycles after 50,000 new containers instead of 700, and never among what is imported.
+
+    A chunk of the log makes a hundred thousand containers that are in no cycle and die by themselves; looking through
+    them again and again was half of what an event cost the notifier's grouping. Cycles are rare here, and small.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 async def _serve(service: str, settings: S, wire: Callable[[Runtime[S]], Awaitable[Litestar]]) -> bool:
