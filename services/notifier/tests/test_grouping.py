@@ -4,7 +4,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,14 +17,25 @@ from events.contracts.registry import Event
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from notifier import grouping
-from notifier.grouping import LARGE_FACTOR, LARGE_FLOOR_MINOR, THROTTLE, USUAL_FROM, WINDOW, Lane, is_large, lane_key
+from notifier.grouping import (
+    LARGE_FACTOR,
+    LARGE_FLOOR_MINOR,
+    THROTTLE,
+    THROTTLE_PERIOD,
+    USUAL_FROM,
+    USUAL_OF,
+    WINDOW,
+    Lane,
+    is_large,
+    lane_key,
+)
 from notifier.preferences import DEFAULTS, channels, quiet_until
 from notifier.rules import Fact, history_of
 from notifier.telling import Chapter, Sighting, woken
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from samples import ACCOUNTS, opened, posting, risk, trade, transfer
+from samples import ACCOUNTS, EVENTS, opened, posting, risk, trade, transfer
 from tellers import AT, USER, fact, number, seconds
 
 Lanes = dict[tuple[UUID, str], Lane]
@@ -166,6 +177,24 @@ def test_a_straggler_revises_what_was_told() -> None:
     assert found.notification_id == desk.raised[0].notification_id
 
 
+def test_stragglers_of_one_chunk_are_one_revision() -> None:
+    desk = Notifier()
+    first, *others = postings(1_000_00, 2_000_00, 3_000_00, step_s=1)
+    desk.chunk([first], AT)
+    desk.tick(AT + WINDOW)
+    desk.chunk(others, AT + seconds(9))
+    assert [event.title for _, event in desk.store.values()] == ["₹1,000 received", "3 Transactions, Total: ₹6,000"]
+
+
+def test_what_was_dropped_is_not_revised() -> None:
+    desk = Notifier(PreferenceChanged(categories={"transaction": MUTED}))
+    first, second = postings(1_000_00, 2_000_00, step_s=1)
+    desk.chunk([first], AT)
+    desk.tick(AT + WINDOW)
+    desk.chunk([second], AT + seconds(9))
+    assert desk.store == {}
+
+
 def test_critical_is_alone_and_at_once() -> None:
     desk = Notifier(PreferenceChanged(quiet_hours=(ALWAYS_QUIET,), categories={"alert": MUTED}))
     desk.chunk([fact(risk("critical"), n=n) for n in range(3)], AT)
@@ -194,6 +223,26 @@ def test_a_large_one_makes_its_group_high() -> None:
     assert [event.priority for event in found] == ["medium"] * USUAL_FROM + ["high"]
 
 
+def test_what_is_usual_is_the_middle_and_not_the_extreme() -> None:
+    assert is_large([1_000_00] * 9 + [90_00_000_00], LARGE_FLOOR_MINOR["INR"], "INR")
+
+
+def test_one_member_that_is_high_makes_its_group_high() -> None:
+    (found,) = told(fact(posting(-100), n=1), fact(posting(-100, below_floor=True), n=2), fact(posting(-100), n=3))
+    assert (found.count, found.priority) == (3, "high")
+
+
+def test_a_lane_remembers_no_more_than_it_needs() -> None:
+    desk = Notifier()
+    for n in range(3 * USUAL_OF):
+        at = AT + seconds(600 * n)
+        desk.tick(at)
+        desk.chunk([fact(posting(-100), n=n, at=at)], at)
+    lane = _decode(desk.lanes[USER, "transaction:INR"])
+    assert len(lane.recent) == USUAL_OF
+    assert len(lane.told_at) == THROTTLE_PERIOD / seconds(600)
+
+
 # De-duplication.
 
 
@@ -203,6 +252,24 @@ def test_money_between_the_platforms_is_told_once() -> None:
     (found,) = told(out, arrived)
     assert (found.title, found.count, found.total_minor) == ("₹5,000 paid", 1, 5_000_00)
     assert set(found.event_ids) == {number(1), number(2)}
+
+
+def test_the_other_report_joins_what_was_told_of_the_first() -> None:
+    desk = Notifier()
+    desk.chunk([fact(posting(-5_000_00, reference="A"), n=1)], AT)
+    desk.tick(AT + WINDOW)
+    desk.chunk([fact(posting(5_000_00, reference="A", platform="vyomo"), n=2, at=AT + seconds(60))], AT + seconds(60))
+    (found,) = desk.final.values()
+    assert (found.reason, found.count, found.event_ids) == ("seen_by_both", 1, (number(1), number(2)))
+
+
+def test_the_other_report_joins_no_other_notification() -> None:
+    desk = Notifier()
+    desk.chunk([fact(posting(-5_000_00, reference="A"), n=1)], AT)
+    desk.chunk([fact(posting(-1_00), n=2, at=AT + seconds(60))], AT + seconds(60))
+    desk.chunk([fact(posting(5_000_00, reference="A", platform="vyomo"), n=3, at=AT + seconds(61))], AT + seconds(61))
+    desk.finish(AT + seconds(61))
+    assert [found.event_ids for found in desk.final.values()] == [(number(1),), (number(2),)]
 
 
 def test_the_same_reference_on_one_platform_is_two_payments() -> None:
@@ -215,6 +282,17 @@ def test_a_third_report_is_a_new_fact() -> None:
     facts = [fact(posting(sign * 100, reference="U", platform=p), n=n) for n, (p, sign) in enumerate(reports)]
     (found,) = told(*facts)
     assert found.count == 2
+
+
+def test_a_step_of_loss_is_told_once_a_day() -> None:
+    desk = Notifier()
+    for n, hours in enumerate((0, 1, 23, 25)):
+        at = AT + timedelta(hours=hours)
+        desk.tick(at)
+        desk.chunk([fact(EVENTS["position_loss"], n=n, at=at)], at)
+    desk.tick(AT + timedelta(hours=26))
+    # The others are not even revisions: a position ticks every few seconds.
+    assert [event.event_ids for _, event in desk.store.values()] == [(number(0),), (number(3),)]
 
 
 # Throttle, quiet hours, mutes.
@@ -230,8 +308,21 @@ def test_a_throttled_lane_tells_the_rest_in_one() -> None:
     facts = [fact(posting(100), n=n, at=AT + seconds(10 * n)) for n in range(most + 30)]
     found = told(*facts)
     assert len(found) == most + 1
-    assert (found[-1].count, found[-1].held) == (30, "throttle")
+    assert (found[-1].count, found[-1].held, found[-1].digest_id) == (30, "throttle", None)
     assert sum(event.total_minor for event in found) == 100 * (most + 30)
+
+
+def test_after_the_throttle_there_is_no_row_of_them() -> None:
+    desk = Notifier()
+    for n in range(540):  # one every ten seconds, for an hour and a half
+        at = AT + seconds(10 * n)
+        desk.tick(at)
+        desk.chunk([fact(posting(100), n=n, at=at)], at)
+    told_at = [at for at, _ in desk.store.values()]
+    most = THROTTLE["transaction"]
+    gaps = [later - earlier for earlier, later in pairwise(told_at[most:])]
+    assert len(gaps) > 3
+    assert min(gaps) >= THROTTLE_PERIOD / most
 
 
 def test_what_is_high_passes_the_throttle() -> None:
@@ -282,6 +373,21 @@ def test_the_night_is_told_in_the_morning_in_one() -> None:
     assert found.digest_id is not None
 
 
+def test_a_clock_that_is_behind_tells_nothing_in_quiet_hours() -> None:
+    desk = Notifier(PreferenceChanged(quiet_hours=(NIGHT,)))
+    facts = [fact(posting(100), n=n, at=ist("12T22:00") + seconds(late)) for n, late in enumerate((-3, 30))]
+    desk.chunk(facts, ist("12T21:59"))  # the group is over at 22:00:02
+    assert desk.raised == []
+
+
+def test_a_message_is_not_kept_until_the_night_begins() -> None:
+    message = notification.NotificationRequested(category="system", priority="medium", title="t", body="b")
+    desk = Notifier(PreferenceChanged(quiet_hours=(NIGHT,)))
+    at = ist("12T22:00") - seconds(2)
+    desk.chunk([fact(message, at=at)], at)
+    assert len(desk.raised) == 1
+
+
 def test_mutes_and_channels() -> None:
     assert told(fact(posting(100)), preferences=PreferenceChanged(categories={"transaction": MUTED})) == []
     only_high = notification.CategoryPreference(min_priority="high")
@@ -315,7 +421,10 @@ def test_a_snooze_that_ends_at_night_is_over_in_the_morning() -> None:
     night = Chapter(ist("12T23:00"), {USER: PreferenceChanged(quiet_hours=(NIGHT,))})
     assert woken(night, USER, content, ist("12T22:30")) is None
     morning = Chapter(ist("13T07:00"), {USER: PreferenceChanged(quiet_hours=(NIGHT,))})
-    assert woken(morning, USER, content, ist("12T22:30")) is not None
+    over = [woken(morning, USER, content, ist(f"12T22:{minute}")) for minute in (30, 31)]
+    assert len({entry.event_id for entry in over if entry is not None}) == 2  # two snoozes are two tellings
+    critical = msgspec.json.encode(msgspec.json.decode(content) | {"priority": "critical"})
+    assert woken(night, USER, critical, ist("12T22:30")) is not None
 
 
 # Whatever comes, whenever.

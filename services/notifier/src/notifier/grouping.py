@@ -106,7 +106,7 @@ class Group(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def name(self, fact: Fact) -> None:
         """Names the event without counting it: the second report of a fact that is in already."""
-        self.through = max(self.through, fact.position)
+        self.through = fact.position
         if len(self.event_ids) < EVENT_IDS_MAX:
             self.event_ids.append(fact.event_id)
 
@@ -120,6 +120,8 @@ class Lane(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The last sizes, oldest first."""
     told_at: list[datetime] = msgspec.field(default_factory=list)
     """When the last notifications of the period were told."""
+    throttled_at: datetime | None = None
+    """When a group was last held back by the throttle."""
 
 
 class Tell(NamedTuple):
@@ -188,14 +190,16 @@ def settle(lane: Lane, preferences: PreferenceChanged, now: datetime) -> Tell | 
     group = lane.group
     assert group is not None
     assert group.waits
-    decision = _decide(lane, group, preferences, max(now, group.deadline))
+    at = max(now, group.deadline)
+    decision = _decide(lane, group, preferences, at)
     match decision:
         case Tell(wanted):
             group.channels = wanted
-            at = max(now, group.deadline)
             lane.told_at = [told for told in lane.told_at if told > at - THROTTLE_PERIOD] + [at]
         case Hold(until, why):
             group.deadline, group.held = until, why
+            if why == "throttle":
+                lane.throttled_at = at
         case Drop():
             group.channels = ()
     return decision
@@ -215,10 +219,14 @@ def _decide(lane: Lane, group: Group, preferences: PreferenceChanged, at: dateti
 def _throttled_until(lane: Lane, group: Group, at: datetime) -> datetime | None:
     most = THROTTLE[group.latest.category]
     told = [told for told in lane.told_at if told > at - THROTTLE_PERIOD]
-    if group.priority == "high" or len(told) < most:
+    if group.priority == "high" or not told:
         return None
-    # One when the period allows it again, and not a row of them for each that leaves it.
-    until = max(told[-most] + THROTTLE_PERIOD, told[-1] + THROTTLE_PERIOD / most)
+    until = at
+    if len(told) >= most:
+        until = told[-most] + THROTTLE_PERIOD
+    if len(told) >= most or (lane.throttled_at is not None and at < lane.throttled_at + THROTTLE_PERIOD):
+        # As long as there is more than may be told, evenly spread: not as many as came at once an hour ago.
+        until = max(until, told[-1] + THROTTLE_PERIOD / most)
     return until if until > at else None
 
 

@@ -121,10 +121,11 @@ class Chapter:
         if name is not None and (seen := sightings.get((user, name))) is not None:
             both = fact.told.both_report is not None and seen.platform != fact.told.platform
             once = fact.told.once is not None and fact.recorded_at - seen.seen_at < ONCE_FOR
-            if both or once:
+            if both:
                 self._same_again(user, lane, fact, seen)
-                if both:
-                    sightings[user, name] = None  # each report is matched by one other
+                sightings[user, name] = None  # each report is matched by one other
+            if both or once:
+                self.same += 1
                 return
         fact = grouping.weigh(lane, fact)
         if lane.group is not None and lane.group.waits and fact.recorded_at >= lane.group.deadline:
@@ -155,7 +156,6 @@ class Chapter:
 
     def _same_again(self, user: UUID, lane: Lane, fact: Fact, seen: Sighting) -> None:
         """The second report joins the notification of the first one, if that is still at hand, and is silent."""
-        self.same += 1
         group = lane.group
         if group is not None and lane.key == seen.lane and group.notification_id == seen.notification_id:
             group.name(fact)
