@@ -25,6 +25,7 @@ import rules
 import search_load
 import transfers
 import wealth_figures
+from chassis.service import look_for_cycles_rarely
 from report import Line, print_report
 from rich.console import Console
 from stack import Stack
@@ -69,6 +70,7 @@ def main() -> None:
         raise SystemExit(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     console = Console()
     lines: list[Line] = []
+    look_for_cycles_rarely()  # as every service does
     with tempfile.TemporaryDirectory(prefix="sangam-bench-") as directory:
         if on_servers := [bench for name, bench in ON_SERVERS.items() if name in only]:
             console.print(f"PostgreSQL and RabbitMQ alone: {', '.join(name for name in ON_SERVERS if name in only)} …")
