@@ -70,6 +70,10 @@ bench: $(SYNCED) ## Measure against the raw ceilings of this machine (only=appen
 openapi: up ## Write the merged OpenAPI document (served at /docs) from the running services.
 	@$(PYTHON) deploy/local/api_document.py
 
+.PHONY: clients
+clients: $(SYNCED) ## Generate the typed clients for Python and TypeScript into clients/.
+	@$(PYTHON) clients/generate.py
+
 .PHONY: fmt
 fmt: $(SYNCED) ## Format, and fix what the linter can fix.
 	.venv/bin/ruff format .

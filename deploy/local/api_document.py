@@ -46,6 +46,8 @@ def merge(documents: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         names = {name: f"{service.title().replace('_', '')}{name}" for name in renamed & _schemas(document).keys()}
         document = _rename(document, {_SCHEMA + old: _SCHEMA + new for old, new in names.items()})
         for name, schema in _schemas(document).items():
+            if name in names:
+                schema = {**schema, "title": names[name]}  # generators name their types by it
             schemas[names.get(name, name)] = schema
         for path, item in document["paths"].items():
             if path in paths:

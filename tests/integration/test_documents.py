@@ -50,8 +50,8 @@ def test_schemas_that_differ_are_told_apart_and_equal_ones_shared() -> None:
     )
     assert merged["components"]["schemas"] == {
         "Same": {"type": "null"},
-        "SyncGatewayItem": {"type": "integer"},
-        "WealthItem": {"type": "string"},
+        "SyncGatewayItem": {"type": "integer", "title": "SyncGatewayItem"},
+        "WealthItem": {"type": "string", "title": "WealthItem"},
     }
     text = json.dumps(merged["paths"]["/b"])
     assert "SyncGatewayItem" in text
