@@ -72,7 +72,7 @@ openapi: up ## Write the merged OpenAPI document (served at /docs) from the runn
 
 .PHONY: clients
 clients: $(SYNCED) ## Generate the typed clients for Python and TypeScript into clients/.
-	@$(PYTHON) clients/generate.py
+	@$(PYTHON) clients/generate_clients.py
 
 .PHONY: fmt
 fmt: $(SYNCED) ## Format, and fix what the linter can fix.

@@ -14,7 +14,7 @@ status=0
 for tests in libs/*/tests services/*/tests simulators/tests tests/shared tests/deploy tests/integration; do
   if compgen -G "$tests/*.py" >/dev/null; then
     echo "$tests"
-    MYPYPATH="$tests:tests/shared" .venv/bin/mypy "$tests" || status=1
+    MYPYPATH="$tests:tests/shared:clients" .venv/bin/mypy "$tests" || status=1
   fi
 done
 exit $status

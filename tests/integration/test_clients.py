@@ -37,7 +37,7 @@ def example(language: str) -> str:
 
 
 def test_the_python_client(sangam: "Stack", customer: Customer, tmp_path: Path) -> None:
-    from generate import environment, generate_python
+    from generate_clients import environment, generate_python
 
     program = tmp_path / "program.py"
     program.write_text(
@@ -49,11 +49,11 @@ def test_the_python_client(sangam: "Stack", customer: Customer, tmp_path: Path) 
     path = {**environment(), "PYTHONPATH": str(generate_python())}
     done = subprocess.run([sys.executable, program], env=path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["completed", "999500.00", "invalid_request"]
+    assert done.stdout.split() == ["completed", "999500.00", "invalid_amount"]
 
 
 def test_the_typescript_client(sangam: "Stack", customer: Customer) -> None:
-    from generate import TYPESCRIPT, environment, generate_typescript
+    from generate_clients import TYPESCRIPT, environment, generate_typescript
 
     generate_typescript()
     given = f"const [origin, email, password] = {json.dumps([sangam.origin, customer.email, PASSWORD])};\n"

@@ -69,5 +69,5 @@ export async function logIn(origin: string, credentials: Schemas["LoginBody"]): 
 
 /** Half a minute before the end, in milliseconds of `Date.now()`. */
 function dueAt(session: Schemas["TokenAnswer"]): number {
-  return Date.now() + (session.expires_in - 30) * 1000;
+  return Date.now() + ((session.expires_in ?? 300) - 30) * 1000;
 }
