@@ -41,6 +41,8 @@ def loose(project: dict[str, Any]) -> list[str]:
             findings.append(f"{name}: it may gain privileges")
         if "build" not in service and service.get("user", "0").startswith("0"):
             findings.append(f"{name}: it runs as root")
+        if any("content" in project["configs"][each["source"]] for each in service.get("configs", [])):
+            findings.append(f"{name}: compose cannot write a config's content into a read-only container")
         if ":" not in service["image"] or service["image"].endswith(":latest"):
             findings.append(f"{name}: its image has no version")
         findings += [

@@ -163,6 +163,7 @@ def test_a_typo_in_compose_is_found(tools: Tools, tmp_path: Path, right: str, wr
         ("nginx:1.28.0-bookworm", "nginx"),
         ('user: "10101:10101"', 'user: "0:0"'),
         ("POSTGRES_PASSWORD_FILE: /run/sangam/password", "POSTGRES_PASSWORD: postgres"),
+        ("file: deploy/docker/rabbitmq.conf", "content: x = y"),
     ],
 )
 def test_a_careless_line_in_compose_is_found(tools: Tools, tmp_path: Path, right: str, wrong: str) -> None:
