@@ -19,7 +19,8 @@ input { font: inherit; width: 100%; box-sizing: border-box; padding: .6rem .7rem
 button { font: inherit; font-weight: 600; width: 100%; margin-top: 1.5rem; padding: .7rem; border: 0;
   border-radius: .4rem; background: #0b5394; color: #fff; cursor: pointer; }
 input:focus-visible, button:focus-visible { outline: 3px solid #f2a900; outline-offset: 2px; }
-.hint { font-size: .9rem; color: #44525f; } form + .hint { margin: 1rem 0 0; } .error { border-left: 4px solid #b00020; padding: .5rem .75rem;
+.hint { font-size: .9rem; color: #44525f; } form + .hint { margin: 1rem 0 0; }
+.error { border-left: 4px solid #b00020; padding: .5rem .75rem;
   background: #fdecee; color: #7a0016; }
 @media (prefers-color-scheme: dark) { body { background: #10161c; color: #e8edf2; } main { background: #1a232c; }
   input { background: #10161c; color: #e8edf2; border-color: #8fa0b0; } .hint { color: #b5c2ce; } }
