@@ -30,7 +30,8 @@ FAULTS = (
     "gateway killed while RabbitMQ restarts",
     "platforms slow",
 )
-_AT_ONCE = 8
+_AT_ONCE = 2
+_PER_REQUEST = 250
 _STILL_S = 30
 """Nothing posted for so long: nothing more will be."""
 _TYPES = {"bfc": "transaction.posted", "vyomo": "wallet.posted"}
@@ -159,30 +160,37 @@ class Run:
 
     async def _emit(self, accounts: list[dict[str, str]]) -> None:
         first = len(self._emitted)
-        numbers = iter(range(first, first + self._part))
         self._emitted += [f"{self._tag}-{n}" for n in range(first, first + self._part)]
+        parts = iter(range(first, first + self._part, _PER_REQUEST))
 
         async def work() -> None:
-            for n in numbers:
-                platform = PLATFORMS[n % 2]
-                tag = accounts[n // 2 % len(accounts)][platform]
-                customer_id = f"{'BFC' if platform == 'bfc' else 'VY'}-{tag}"
-                holder = {"account_id": f"SB-{tag}"} if platform == "bfc" else {"wallet_id": f"TW-{tag}"}
-                about = (
-                    {"transaction_id": f"T{n}", "category": "salary"}
-                    if platform == "bfc"
-                    else {"movement_id": f"M{n}", "reason": "charges"}
-                )
-                body = {
-                    "id": f"{self._tag}-{n}",
-                    "customer_id": customer_id,
-                    "type": _TYPES[platform],
-                    "data": {**holder, **about, "direction": "credit", "amount": "1.00", "currency": "INR"},
-                }
-                answer = await call(self._http, "POST", f"{self._stack.url(f'simulator-{platform}')}/events", json=body)
-                assert answer.status in (200, 201), answer
+            for start in parts:
+                numbers = range(start, min(start + _PER_REQUEST, first + self._part))
+                for platform in PLATFORMS:
+                    items = [self._item(n, accounts) for n in numbers if PLATFORMS[n % 2] == platform]
+                    if items:
+                        url = f"{self._stack.url(f'simulator-{platform}')}/events/batch"
+                        answer = await call(self._http, "POST", url, json={"items": items})
+                        assert answer.status == 200, answer
+                        assert answer.body["new"] == len(items)
 
         await asyncio.gather(*(work() for _ in range(_AT_ONCE)))
+
+    def _item(self, n: int, accounts: list[dict[str, str]]) -> dict[str, Any]:
+        platform = PLATFORMS[n % 2]
+        tag = accounts[n // 2 % len(accounts)][platform]
+        holder = {"account_id": f"SB-{tag}"} if platform == "bfc" else {"wallet_id": f"TW-{tag}"}
+        about = (
+            {"transaction_id": f"T{n}", "category": "salary"}
+            if platform == "bfc"
+            else {"movement_id": f"M{n}", "reason": "charges"}
+        )
+        return {
+            "id": f"{self._tag}-{n}",
+            "customer_id": f"{'BFC' if platform == 'bfc' else 'VY'}-{tag}",
+            "type": _TYPES[platform],
+            "data": {**holder, **about, "direction": "credit", "amount": "1.00", "currency": "INR"},
+        }
 
     async def _kill_gateway(self) -> None:
         await asyncio.sleep(self._chance.uniform(0.1, 0.6))

@@ -90,6 +90,10 @@ class NewEvent(Body, frozen=True, kw_only=True):
     """Emitting one id twice makes one event; left out, the platform chooses."""
 
 
+class NewEvents(Body, frozen=True, kw_only=True):
+    items: Annotated[list[NewEvent], msgspec.Meta(min_length=1, max_length=1000)]
+
+
 class NewSecret(Body, frozen=True, kw_only=True):
     secret: str
 
@@ -235,24 +239,37 @@ async def teach_secret(data: NewSecret, journal: Journal) -> None:
 
 @post("/events")
 async def emit(data: NewEvent, journal: Journal, feed: Feed, platform: str) -> Response[FeedItem]:
-    occurred_at = data.occurred_at or datetime.now(UTC)
+    item, new = _happens(data, journal, platform)
+    feed.wake()
+    return Response(item, status_code=201 if new else 200)
+
+
+@post("/events/batch", status_code=200)
+async def emit_many(data: NewEvents, journal: Journal, feed: Feed, platform: str) -> dict[str, int]:
+    """One after the other; those before one that is refused have happened."""
+    try:
+        return {"new": sum(_happens(item, journal, platform)[1] for item in data.items)}
+    finally:
+        feed.wake()
+
+
+def _happens(event: NewEvent, journal: Journal, platform: str) -> tuple[FeedItem, bool]:
+    occurred_at = event.occurred_at or datetime.now(UTC)
     if occurred_at.tzinfo is None:
         message = "must carry an offset, e.g. Z"
         raise Problem(400, "invalid_request", "Bad input.", [{"field": "occurred_at", "message": message}])
     try:
-        item, new = journal.emit(
-            event_id=data.id or f"{platform}-{uuid.uuid4()}",
-            customer_id=data.customer_id,
-            type_=data.type,
+        return journal.emit(
+            event_id=event.id or f"{platform}-{uuid.uuid4()}",
+            customer_id=event.customer_id,
+            type_=event.type,
             occurred_at=msgspec.to_builtins(occurred_at.astimezone(UTC)),
-            data=msgspec.json.encode(data.data),
+            data=msgspec.json.encode(event.data),
         )
     except UnknownCustomer as error:
         raise Problem(404, "customer_not_found", "No such customer.") from error
     except EventIdTaken as error:
         raise Problem(409, "event_id_taken", "Another event has this id.") from error
-    feed.wake()
-    return Response(item, status_code=201 if new else 200)
 
 
 @get("/events", guards=[platform_is_up])
@@ -410,7 +427,8 @@ def create_app(
     }
     handlers = [
         add_customer, list_customers, link_assertion, jwks, receive_webhook, list_webhooks, teach_secret,
-        emit, pull, balances, get_profile, edit_profile, pause, resume, fail, slow, duplicate, shuffle, set_live, ready,
+        emit, emit_many, pull, balances, get_profile, edit_profile, pause, resume, fail, slow, duplicate, shuffle,
+        set_live, ready,
     ]  # fmt: skip
     app = Litestar(
         route_handlers=handlers,

@@ -23,7 +23,7 @@ from standardwebhooks import Webhook
 from simulators.faults import Faults
 from simulators.journal import FeedItem, Journal
 
-BATCH_ITEMS_MAX = 200
+BATCH_ITEMS_MAX = 500
 BATCH_BYTES_MAX = 900_000
 """Below the gateway's limit of 1 MiB, envelope included."""
 BACKOFF_FIRST_S = 0.2
