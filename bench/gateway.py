@@ -29,8 +29,8 @@ from events.envelope import new_id
 from report import ROUNDS, Figure, Line
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "services" / "sync-gateway" / "tests"))
+from gateway_crowd import Client, Crowd, allow_many_connections
 from gateway_harness import Gateway, append, free_port, process
-from gateway_wire import Client
 from sync_gateway.announcements import Announcements
 from sync_gateway.deliveries import DeliveryLedger, enqueue
 from sync_gateway.delivery import NewDelivery
@@ -51,7 +51,6 @@ EVENTS = 20
 RETURNING = 5_000
 USERS = 50
 _SECRET = "whsec_" + base64.b64encode(b"bench" * 6).decode()
-_AT_ONCE = 200
 
 
 def _other_end(what: str, port: int) -> "subprocess.Popen[bytes]":
@@ -147,81 +146,6 @@ async def _webhooks(cell: "Cell") -> list[Line]:
 
 
 # WebSockets.
-
-
-class Crowd:
-    """Clients of a gateway, and what has come to them."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.clients: list[Client] = []
-        self.received: dict[int, set[int]] = {}
-        """By client's number, the amounts of the events it got."""
-        self.twice = 0
-        self.cursors: dict[int, str] = {}
-        self.subscribed = 0
-
-    async def join(self, tokens: list[str], *, resume: bool = False, topics: list[str] | None = None) -> None:
-        """Connects a client per token, a bounded number at a time, until each is subscribed."""
-        turn = asyncio.Semaphore(_AT_ONCE)
-        self.clients = []
-
-        async def one(number: int, token: str) -> None:
-            while True:
-                async with turn:
-                    try:
-                        client = await self._connect(number, token, resume, topics or ["ledger.#"])
-                        async with asyncio.timeout(30):
-                            await client.ready
-                    except (OSError, TimeoutError):
-                        await asyncio.sleep(0.2)
-                        continue
-                self.clients.append(client)
-                return
-
-        await asyncio.gather(*(one(number, token) for number, token in enumerate(tokens)))
-
-    async def _connect(self, number: int, token: str, resume: bool, topics: list[str]) -> Client:
-        def on_frame(client: Client, payload: bytes) -> None:
-            if payload.startswith(b'{"type":"event"'):
-                frame = json.loads(payload)
-                amount = frame["event"]["data"]["amount_minor"]
-                got = self.received.setdefault(number, set())
-                self.twice += amount in got
-                got.add(amount)
-                self.cursors[number] = frame["cursor"]
-            elif payload.startswith(b'{"type":"hello"'):
-                self.cursors.setdefault(number, json.loads(payload).get("resume", ""))
-                subscribe: dict[str, Any] = {"type": "subscribe", "topics": topics}
-                if resume:
-                    subscribe["resume"] = self.cursors[number]
-                client.send(json.dumps(subscribe).encode())
-            elif payload.startswith(b'{"type":"subscribed"'):
-                client.ready.set_result(None)
-
-        loop = asyncio.get_running_loop()
-        _, client = await loop.create_connection(lambda: Client(token, on_frame), "127.0.0.1", self._port)
-        client.number = number
-        return client
-
-    async def return_lost(self, token: str) -> None:
-        """Connects again, with its cursor, whoever has lost its connection."""
-
-        async def again(place: int) -> None:
-            try:
-                client = await self._connect(self.clients[place].number, token, True, ["ledger.#"])
-                async with asyncio.timeout(10):
-                    await client.ready
-            except (OSError, TimeoutError):
-                return
-            self.clients[place] = client
-
-        lost = [place for place, client in enumerate(self.clients) if client.lost.is_set()]
-        await asyncio.gather(*(again(place) for place in lost[:_AT_ONCE]))
-
-    def leave(self) -> None:
-        for client in self.clients:
-            client.transport.abort()
 
 
 @asynccontextmanager
@@ -365,5 +289,6 @@ async def _sockets(cell: "Cell", directory: Path) -> list[Line]:
 
 async def measure(cell: "Cell", other_cell: "Cell") -> list[Line]:
     """The gateway's lines of the report."""
+    allow_many_connections()
     with tempfile.TemporaryDirectory(prefix="sangam-gateway-") as directory:
         return await _webhooks(cell) + await _sockets(other_cell, Path(directory))

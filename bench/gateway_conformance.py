@@ -14,6 +14,7 @@ from typing import Any
 
 import uvicorn
 from chassis.service import SERVER_OPTIONS
+from report import Figure, Line
 
 EXPLAINED = {
     "7.1.5": "a close frame amid a fragmented message is answered with its end, 1002, where the suite wants the close"
@@ -31,8 +32,12 @@ async def _echo(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.send", "text": message.get("text"), "bytes": message.get("bytes")})
 
 
-async def main() -> int:
-    """Prints every failure with its explanation; 1 where one has none."""
+async def measure() -> list[Line]:
+    """The line of the report; prints every failure with its explanation.
+
+    Raises:
+        AssertionError: a failure has none.
+    """
     options = {**SERVER_OPTIONS, "lifespan": "off"}
     server = uvicorn.Server(uvicorn.Config(_echo, host="127.0.0.1", port=0, **options))
     serving = asyncio.create_task(server.serve())
@@ -56,11 +61,9 @@ async def main() -> int:
         for case, result in agent.items()
         if result["behaviorClose"] not in ("OK", "INFORMATIONAL") and case not in failed
     }
-    print(f"WebSocket conformance: {len(agent) - len(failed | closed)} of {len(agent)} cases pass")
     for case in sorted(failed | closed):
-        print(f"  {case}: {EXPLAINED.get(case, 'NOT EXPLAINED')}")
-    return int(bool((failed | closed) - set(EXPLAINED)))
-
-
-if __name__ == "__main__":
-    raise SystemExit(asyncio.run(main()))
+        print(f"case {case} fails: {EXPLAINED.get(case, 'NOT EXPLAINED')}")
+    assert not (failed | closed) - set(EXPLAINED), "a failure is not explained"
+    passed = len(agent) - len(failed | closed)
+    what, bar = "WebSocket conformance, cases that pass", "each failure explained"
+    return [Line(what, Figure([passed]), "cases", "all cases", Figure([len(agent)]), bar)]

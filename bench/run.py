@@ -1,10 +1,12 @@
 """`make bench [only=NAME]`: figures beside raw ceilings, on private servers with fsync on. The names are below."""
 
+import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -12,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "deploy" / "local"))
 
 import append
 import gateway
+import gateway_conformance
 import gateway_faults
 import growth
 import identity_figures
@@ -31,6 +34,9 @@ from rich.console import Console
 from stack import Stack
 
 Bench = Callable[[Stack], Awaitable[list[Line]]]
+
+ALONE: dict[str, Callable[[], Coroutine[Any, Any, list[Line]]]] = {"conformance": gateway_conformance.measure}
+"""Without any servers of ours."""
 
 ON_SERVERS: dict[str, Bench] = {
     "append": lambda stack: append.measure(stack.fresh_cell(), stack.data),
@@ -64,13 +70,16 @@ async def _measure(stack: Stack, benches: list[Bench]) -> list[Line]:
 
 def main() -> None:
     """Runs the benches named on the command line, all by default."""
-    names = [*ON_SERVERS, *ON_PRODUCT]
+    names = [*ALONE, *ON_SERVERS, *ON_PRODUCT]
     only = set(sys.argv[1:]) or set(names)
     if unknown := only - set(names):
         raise SystemExit(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     console = Console()
     lines: list[Line] = []
     look_for_cycles_rarely()  # as every service does
+    for name, bench in ALONE.items():
+        if name in only:
+            lines += asyncio.run(bench())
     with tempfile.TemporaryDirectory(prefix="sangam-bench-") as directory:
         if on_servers := [bench for name, bench in ON_SERVERS.items() if name in only]:
             console.print(f"PostgreSQL and RabbitMQ alone: {', '.join(name for name in ON_SERVERS if name in only)} …")

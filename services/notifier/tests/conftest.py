@@ -22,7 +22,6 @@ from events.store import EventStore
 from notifier.api import Parts, routes
 from notifier.channels import WebPush
 from notifier.deliveries import DeliveryLedger
-from notifier.live import NotificationSockets
 from notifier.projections import PROJECTIONS
 from notifier.reactions import Grouping
 from notifier.settings import Settings
@@ -113,8 +112,7 @@ async def open_api(desk: Desk, settings: Settings) -> AsyncIterator[httpx.AsyncC
     world: Any = desk.world
     cursors = CursorCodec(settings.cursor_secret)
     egress = Egress(frozenset(filter(None, settings.allowed_targets.split(","))), timeout_s=settings.send_timeout_s)
-    sockets = NotificationSockets(desk.store, world.db, desk.keys, world.verifier, cursors, allowed_origins=())
-    parts = Parts(world.db, desk.store, desk.keys, cursors, world, egress, WebPush(settings, egress), sockets)
+    parts = Parts(world.db, desk.store, desk.keys, cursors, world, egress, WebPush(settings, egress))
     app: Any = create_app(world, routes(parts), title="test")
     # In this event loop, which the pool belongs to; Litestar's own client runs the app in another.
     transport = httpx.ASGITransport(app)

@@ -234,7 +234,7 @@ async def test_bad_frames_are_answered_and_floods_are_cut_off(gateway: Gateway) 
             ("{", "invalid_frame"),
             ("[]", "invalid_frame"),
             ('{"type":"unsubscribe"}', "invalid_frame"),
-            ('{"type":"subscribe"}', "invalid_frame"),
+            ('{"type":"subscribe"}', "invalid_topic"),
             ('{"type":"subscribe","topics":[]}', "invalid_topic"),
             ('{"type":"subscribe","topics":["a..b"]}', "invalid_topic"),
             ('{"type":"subscribe","topics":["#",1]}', "invalid_frame"),

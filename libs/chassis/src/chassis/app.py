@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
@@ -22,6 +22,7 @@ from chassis.authentication import Authentication
 from chassis.health import operator_routes
 from chassis.problems import MEDIA_TYPE, Problem
 from chassis.request import REQUEST_ID, AnyRequest, StrictRequest
+from chassis.sockets import Sockets
 from chassis.tokens import TokenVerifier
 
 log = structlog.get_logger(__name__)
@@ -74,6 +75,7 @@ def create_app(
     body_bytes_max: int = BODY_BYTES_MAX,
     allowed_origins: Collection[str] = (),
     dependencies: Mapping[str, Provide] | None = None,
+    sockets: Sequence[Sockets] = (),
 ) -> Litestar:
     """The service's app: its routes plus health, metrics and `/schema`.
 
@@ -101,16 +103,23 @@ def create_app(
         debug=False,
     )
     openapi.complete(app)
+    app.sockets = {each.path: each for each in sockets}
     return app
 
 
 class Application(Litestar):
     """Litestar with everything around a request that must also hold when no route matches."""
 
+    sockets: Mapping[str, Sockets]
+    """By path: served beside Litestar, whose part of a connection would take memory as long as it lasts."""
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI entry."""
         if scope["type"] == "http":
             await self._serve_http(scope, receive, send)
+        elif scope["type"] == "websocket" and scope["path"] in self.sockets:
+            if (serve := await self._open_socket(scope, receive, send)) is not None:
+                await serve()
         elif scope["type"] == "websocket":
             await self._serve_websocket(scope, receive, send)
         else:
@@ -149,6 +158,18 @@ class Application(Litestar):
             finally:
                 _IN_FLIGHT.dec()
                 _observe(scope, status or 499, time.perf_counter() - started, context.span)
+
+    async def _open_socket(self, scope: Any, receive: Receive, send: Send) -> Callable[[], Awaitable[None]] | None:
+        """What serves the connection from then on; None when the handshake was refused, as HTTP."""
+        with _Context(scope, SpanKind.SERVER) as context:
+            try:
+                if (problem := _refused_address(scope)) is None:
+                    return await self.sockets[scope["path"]].open(scope, receive, send)
+            except Exception as error:
+                await _note_problem(error, scope)
+                problem = problem_of(error)
+            await _send_problem(problem, context.request_id, send, prefix="websocket.")
+            return None
 
     async def _serve_websocket(self, scope: Any, receive: Receive, send: Send) -> None:
         """A `Problem` before the handshake is answered as HTTP; after it, as close code 4000 + status."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -33,6 +34,7 @@ from chassis.control import ControlChannel
 from chassis.revocations import Revocations
 from chassis.settings import SealingSettings, ServiceSettings, SettingsError, load
 from chassis.tokens import TokenVerifier, VerificationKeyCache
+from chassis.wire import WebSocketProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -49,9 +51,10 @@ _DATABASE_CONNECTIONS_MAX = 8
 _FRAME_BYTES_MAX = 64 * 1024
 _KEEP_ALIVE_S = 75  # longer than nginx keeps its connections to us, so that it never meets a closed one
 
+_OPEN_FILES = 65_536
 SERVER_OPTIONS: Final[dict[str, Any]] = {
     "http": "httptools",
-    "ws": "websockets-sansio",
+    "ws": WebSocketProtocol,
     "ws_max_size": _FRAME_BYTES_MAX,
     "ws_per_message_deflate": False,  # compression buffers cost more memory per connection than frames
     "lifespan": "on",
@@ -322,6 +325,7 @@ def run(service: str, settings_type: type[S], wire: Callable[[Runtime[S]], Await
         raise SystemExit(_EXIT_SETTINGS) from None
     look_for_cycles_rarely()
     telemetry.configure_logging(service, settings.log_level)
+    _allow_many_connections()
     end_tracing = telemetry.configure_tracing(service, settings.otel_exporter_otlp_endpoint)
     try:
         if (operation_id := operating.wanted()) is not None:
@@ -346,6 +350,14 @@ def look_for_cycles_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+def _allow_many_connections() -> None:
+    """Most systems begin with 1,024 open files per process, which is fewer than one gateway has clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(service: str, settings: S, wire: Callable[[Runtime[S]], Awaitable[Litestar]]) -> bool:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import secrets
 from datetime import UTC, datetime
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -28,7 +28,7 @@ from events.envelope import derived_id, new_id
 from events.notification_texts import seal_text
 from events.sealing import SubjectErased, SubjectKeys
 from events.store import EventStore, StreamAppend
-from litestar import Response, WebSocket, delete, get, post, put, websocket
+from litestar import Response, delete, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
@@ -47,7 +47,6 @@ from notifier.inputs import (
     snooze_until,
 )
 from notifier.lanes import held_back
-from notifier.live import NotificationSockets
 from notifier.preferences import channels, quiet_until
 from notifier.projections.contact import sealed_profile
 from notifier.projections.inbox import Found, Notification, Place, find, inbox, newest_unread
@@ -124,7 +123,6 @@ class Parts(NamedTuple):
     read_model: Consumer
     egress: Egress
     web_push: WebPush
-    sockets: NotificationSockets
 
 
 def routes(parts: Parts) -> list[ControllerRouterHandler]:
@@ -347,10 +345,6 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
     async def delete_notification_webhook(caller: NamedDependency[Caller]) -> None:
         await database.execute("DELETE FROM webhook_target WHERE user_id = $1", caller.user_id)
 
-    @websocket("/ws/notifications")
-    async def listen(socket: WebSocket[Any, Any, Any]) -> None:
-        await parts.sockets.serve(socket)
-
     return [
         list_notifications,
         create_notification,
@@ -366,7 +360,6 @@ def routes(parts: Parts) -> list[ControllerRouterHandler]:
         get_notification_webhook,
         put_notification_webhook,
         delete_notification_webhook,
-        listen,
     ]
 
 

@@ -5,9 +5,11 @@ from collections.abc import Coroutine
 from typing import Any
 
 from chassis.app import create_app
+from chassis.clients import Clients
 from chassis.cursors import CursorCodec
 from chassis.egress import Egress
 from chassis.service import Runtime, run
+from chassis.sockets import Sockets
 from events.follower import Follower
 from litestar import Litestar
 
@@ -15,7 +17,7 @@ from notifier.api import Parts, routes
 from notifier.channels import Mail, Webhook, WebPush
 from notifier.deliveries import DeliveryLedger
 from notifier.further import AppriseServices
-from notifier.live import NotificationSockets
+from notifier.live import DEFAULT_TOPICS, NotificationFeed
 from notifier.projections import PROJECTIONS
 from notifier.reactions import Grouping
 from notifier.sending import Channels, Sender
@@ -41,10 +43,19 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     ledger.filled = sender.wake
 
     cursors = CursorCodec(settings.cursor_secret)
-    sockets = NotificationSockets(store, database, keys, runtime.verifier, cursors, allowed_origins=origins)
-    follower = runtime.follow(sockets.on_events)
-    sockets.follow(follower)
-    runtime.on_stop(sockets.drain)
+    clients = Clients()
+    feed = NotificationFeed(clients, store, database, keys, cursors)
+    follower = runtime.follow(feed.on_events)
+    feed.follow(follower)
+    sockets = Sockets(
+        "/ws/notifications",
+        clients,
+        feed,
+        runtime.verifier,
+        allowed_origins=origins,
+        default_topics=DEFAULT_TOPICS,
+    )
+    runtime.on_stop(clients.drain)
 
     for name, loop in (
         ("clock", grouping.close_forever(consumer)),
@@ -55,8 +66,9 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
         runtime.spawn(_once_started(follower, loop), name)
     return create_app(
         runtime,
-        routes(Parts(database, store, keys, cursors, read_model, egress, web_push, sockets)),
+        routes(Parts(database, store, keys, cursors, read_model, egress, web_push)),
         title="Sangam notifier",
+        sockets=[sockets],
         allowed_origins=origins,
     )
 

@@ -1,18 +1,18 @@
-"""`/api/sync` and `/ws/sync`: routes, their shapes, and which refusal is which status."""
+"""`/api/sync/feeds`: its route, their shapes, and which refusal is which status."""
 
 from typing import Annotated, Any
 
 import msgspec
 from chassis.problems import Problem, invalid_field, malformed_json, unavailable
 from chassis.request import AnyRequest, invalid_body, metadata_of
-from litestar import WebSocket, post, websocket
+from litestar import post
+from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 
 from sync_gateway.batches import split_items
 from sync_gateway.feeds import PLATFORMS, Platform
 from sync_gateway.intake import Busy, FeedIntake, ItemResult, Unavailable
 from sync_gateway.signatures import FeedSignatures, InvalidSignature
-from sync_gateway.sockets import SyncSockets
 
 BATCH_BYTES_MAX = 1024 * 1024
 BATCH_ITEMS_MAX = 1000
@@ -33,7 +33,6 @@ class BatchResult(msgspec.Struct, frozen=True):
 def routes(
     intake: FeedIntake,
     signatures: FeedSignatures,
-    sockets: SyncSockets,
 ) -> list[ControllerRouterHandler]:
     """The routes of this service."""
 
@@ -45,7 +44,7 @@ def routes(
         description="Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature` over the body"
         ' `{"items": [...]}` of at most 1,000 items.',
     )
-    async def take_feed_batch(request: AnyRequest, platform: str) -> BatchResult:
+    async def take_feed_batch(request: AnyRequest, platform: FromPath[str]) -> BatchResult:
         known = _platform(platform)
         body = await request.body()
         try:
@@ -67,11 +66,7 @@ def routes(
             raise unavailable("The batch could not be stored; send it again") from None
         return BatchResult(results)
 
-    @websocket("/ws/sync")
-    async def sync(socket: WebSocket[Any, Any, Any]) -> None:
-        await sockets.serve(socket)
-
-    return [take_feed_batch, sync]
+    return [take_feed_batch]
 
 
 _batches = msgspec.json.Decoder(Batch)

@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
 import msgspec
+from chassis import frames
 from chassis.authentication import ops_may
 from chassis.consistency import CaughtUp
 from chassis.problems import Problem, invalid_field
 from chassis.tokens import Caller
+from chassis.topics import InvalidTopic, topics
 from events.envelope import RecordedEvent
 from events.store import Head
 from litestar import get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
 from litestar.types import ControllerRouterHandler
 
-from sync_gateway import frames
 from sync_gateway.hub import Cursors
 from sync_gateway.projections.feed import PUBLIC_TYPES, Feed
-from sync_gateway.topics import InvalidTopic, topics
 
 _PAGE_POSITIONS = 5_000
 _POSITIONS_MAX = 50_000
@@ -54,15 +55,15 @@ def catch_up_routes(feed: Feed, cursors: Cursors, log: Log) -> list[ControllerRo
         opt=ops_may("sync:admin", everyone=True),
     )
     async def list_events(
-        caller: Caller,
-        caught_up: CaughtUp,
-        after: Annotated[int, Parameter(ge=0, le=2**62, description="Position of the last event known")] = 0,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        after: Annotated[int, QueryParameter(ge=0, le=2**62, description="Position of the last event known")] = 0,
         types: Annotated[
-            str | None, Parameter(max_length=1024, description="Topic patterns, separated by commas")
+            str | None, QueryParameter(max_length=1024, description="Topic patterns, separated by commas")
         ] = None,
-        limit: Annotated[int, Parameter(ge=1, le=200)] = 50,
+        limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
         cursor: Annotated[
-            str | None, Parameter(max_length=2048, description="`next_cursor` of the page before")
+            str | None, QueryParameter(max_length=2048, description="`next_cursor` of the page before")
         ] = None,
     ) -> EventList:
         place = after if cursor is None else cursors.decode(cursor, caller.user_id)

@@ -16,7 +16,8 @@ from events.contracts import sync
 from events.decisions import Streams
 from events.envelope import new_id
 from litestar import Response, get, post, put
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from sync_gateway import policies, profile
@@ -129,7 +130,7 @@ def routes(
     """The routes of conflicts and profiles."""
 
     @get("/api/sync/profile", summary="The merged profile", opt=OPS)
-    async def get_profile(caller: Caller) -> ProfileView:
+    async def get_profile(caller: NamedDependency[Caller]) -> ProfileView:
         known = await profiles.load(caller.user_id)
         return ProfileView(
             version=known.version,
@@ -140,11 +141,11 @@ def routes(
 
     @get("/api/sync/conflicts", summary="The caller's conflicts, newest first", opt=OPS)
     async def list_conflicts(
-        caller: Caller,
-        caught_up: CaughtUp,
-        status: Literal["open", "resolved"] | None = None,
-        limit: Annotated[int, Parameter(ge=1, le=200)] = 50,
-        cursor: Annotated[str | None, Parameter(max_length=2048)] = None,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        status: FromQuery[Literal["open", "resolved"] | None] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
+        cursor: Annotated[str | None, QueryParameter(max_length=2048)] = None,
     ) -> ConflictList:
         known = await profiles.load(caller.user_id)
         purpose = f"conflicts:{status}"
@@ -168,12 +169,14 @@ def routes(
         return ConflictList([_view(caller.user_id, conflict) for conflict in page], following)
 
     @get("/api/sync/conflicts/policies", summary="Who wins, per entity and field", opt=ANYBODY)
-    async def get_conflict_policies(caller: Caller) -> PolicyList:
+    async def get_conflict_policies(caller: NamedDependency[Caller]) -> PolicyList:
         state, _ = await rules.load(PROFILE)
         return PolicyList(items=_policies(state))
 
     @put("/api/sync/conflicts/policies", summary="Set policies, or try them against past conflicts", opt=OPS_ONLY)
-    async def put_conflict_policies(caller: Caller, data: PolicyBody, dry_run: bool = False) -> PolicyList:
+    async def put_conflict_policies(
+        caller: NamedDependency[Caller], data: JSONBody[PolicyBody], dry_run: FromQuery[bool] = False
+    ) -> PolicyList:
         items = [_checked(place, item) for place, item in enumerate(data.items)]
         if dry_run:
             proposed = Policies({(item.entity, item.field): item.policy for item in items})
@@ -205,7 +208,7 @@ def routes(
         return PolicyList(items=_policies(state))
 
     @get("/api/sync/conflicts/{conflict_id:uuid}", summary="One conflict", opt=OPS)
-    async def get_conflict(caller: Caller, conflict_id: UUID) -> ConflictView:
+    async def get_conflict(caller: NamedDependency[Caller], conflict_id: FromPath[UUID]) -> ConflictView:
         known = await profiles.load(caller.user_id)
         conflict = known.conflicts.get(conflict_id)
         if conflict is None:
@@ -213,7 +216,9 @@ def routes(
         return _view(caller.user_id, conflict)
 
     @post("/api/sync/conflicts/{conflict_id:uuid}/resolve", status_code=200, summary="Decide a conflict's open fields")
-    async def resolve_conflict(caller: Caller, conflict_id: UUID, data: ResolveBody) -> Response[ConflictView]:
+    async def resolve_conflict(
+        caller: NamedDependency[Caller], conflict_id: FromPath[UUID], data: JSONBody[ResolveBody]
+    ) -> Response[ConflictView]:
         if data.fields is not None:
             try:
                 profile_fields("fields", data.fields)
@@ -227,7 +232,7 @@ def routes(
         )
 
     @post("/api/sync/conflicts/{conflict_id:uuid}/reopen", status_code=200, summary="Undo a resolution")
-    async def reopen_conflict(caller: Caller, conflict_id: UUID) -> Response[ConflictView]:
+    async def reopen_conflict(caller: NamedDependency[Caller], conflict_id: FromPath[UUID]) -> Response[ConflictView]:
         by = f"user:{caller.user_id}"
         return await _decide(
             caller, conflict_id, lambda known: profile.reopen(known, conflict_id, by, datetime.now(UTC))

@@ -13,12 +13,12 @@ from uuid import UUID
 import asyncpg
 import msgspec
 from asyncpg.pool import PoolConnectionProxy
+from chassis.topics import topics
 from events.contracts import contract_of, registered, sync
 from events.envelope import RecordedEvent, derived_id
 
 from sync_gateway.announcements import Announcements
 from sync_gateway.delivery import NewDelivery, signed_body
-from sync_gateway.topics import topics
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 

@@ -1,41 +1,33 @@
 """Fan-out: every event of the log passes here once per process, on to the sockets of its customer."""
 
 import asyncio
-import random
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 from uuid import UUID
 
 import msgspec
-import structlog
+from chassis import frames
+from chassis.clients import Client, Clients
 from chassis.cursors import CursorCodec
+from chassis.frames import CloseCode
+from chassis.topics import Topics
 from events.envelope import RecordedEvent
 from events.follower import Follower
-from prometheus_client import Counter, Gauge
 
-from sync_gateway import frames
-from sync_gateway.clients import Client
-from sync_gateway.frames import CloseCode
 from sync_gateway.meter import Meter
-
-log = structlog.get_logger(__name__)
-
-_CONNECTIONS = Gauge("websocket_connections", "Open connections on /ws/sync")
-_CLOSED = Counter("websocket_closed_total", "Connections that the server closed, by close code", ["code"])
+from sync_gateway.projections.feed import PUBLIC_TYPES, Feed
 
 _PURPOSE = "sync"
 _OFFERS_PER_TURN = 50
-_CLOSES_PER_TURN = 100
-
-RECONNECTS_PER_S = 500
-"""How fast clients are told to come back after a restart: no faster than one process accepts them."""
-RESTART_MS = 500
-"""No client comes back sooner: by then another process listens."""
+REPLAY_PAGE = 200
+CATCH_UP_S_MAX = 5.0
 
 
-def reconnect_turn_ms(turn: int) -> int:
-    """When the client whose turn this is may come back: `RECONNECTS_PER_S` of them, spread within each second."""
-    return int((turn + random.random()) * 1000 / RECONNECTS_PER_S) + RESTART_MS  # noqa: S311 - jitter
+class ReadModel(Protocol):
+    """The consumer that fills the feed."""
+
+    async def wait_for(self, position: int, timeout_s: float) -> bool: ...
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -61,17 +53,18 @@ class Cursors:
 
 
 class Hub:
-    """The process's clients by user, and how far the log has been offered to them."""
+    """How far the log has been offered to this process's clients, and what of it is sent to one that comes back."""
 
-    def __init__(self, cursors: Cursors, meter: Meter | None = None) -> None:
-        self.cursors = cursors
-        self.draining = False
+    def __init__(
+        self, clients: Clients, cursors: Cursors, feed: Feed, read_model: ReadModel, meter: Meter | None = None
+    ) -> None:
+        self._clients = clients
+        self._cursors = cursors
+        self._feed = feed
+        self._read_model = read_model
         self._meter = meter
         self._follower: Follower | None = None
         self._offered = 0
-        self._clients: dict[UUID, set[Client]] = {}
-        self._empty = asyncio.Event()
-        self._empty.set()
 
     async def start(self, follower: Follower) -> None:
         """Waits until `follower`, which calls `on_events`, knows where in the log it begins."""
@@ -89,41 +82,19 @@ class Hub:
         assert self._follower is not None, "positions are known once the hub has started"
         return max(self._offered, self._follower.position)
 
-    @property
-    def connections(self) -> int:
-        """Clients of this process."""
-        return sum(map(len, self._clients.values()))
-
-    def add(self, client: Client) -> None:
-        self._clients.setdefault(client.user_id, set()).add(client)
-        self._empty.clear()
-        _CONNECTIONS.inc()
-        if self.draining:
-            # The drain began during its handshake.
-            client.close(CloseCode.SERVICE_RESTART, "service_restart")
-
-    def remove(self, client: Client) -> None:
-        clients = self._clients[client.user_id]
-        clients.remove(client)
-        if not clients:
-            del self._clients[client.user_id]
-        if not self._clients:
-            self._empty.set()
-        _CONNECTIONS.dec()
-        if client.closing is not None:
-            _CLOSED.labels(str(client.closing.code)).inc()
+    # What happens.
 
     async def on_events(self, events: Sequence[RecordedEvent]) -> None:
         """The follower's callback. `position` and what clients were offered always change together."""
         offered = 0
         for event in events:
-            clients = self._clients.get(event.subject) if event.subject is not None else None
+            clients = self._clients.of(event.subject)
             if clients:
                 self._offer(event, clients)
                 offered += 1
             self._offered = event.position
             if clients and offered % _OFFERS_PER_TURN == 0:
-                # A burst must not overrun the queues of clients whose writers only need their turn.
+                # A burst must not overrun the queues of clients whose sockets only need their turn.
                 await asyncio.sleep(0)
         if self._meter is not None:
             now = datetime.now(UTC)
@@ -136,40 +107,59 @@ class Hub:
                 ],
             )
 
-    def _offer(self, event: RecordedEvent, clients: set[Client]) -> None:
+    def _offer(self, event: RecordedEvent, clients: Collection[Client]) -> None:
         if not event.public:
             return
         frames_sent = 0
-        frame: str | None = None
+        frame: bytes | None = None
         for client in clients:
             if client.wants(event.type):
                 if frame is None:
-                    frame = frames.event(self.cursors.encode(event.position, client.user_id), frames.cloud_event(event))
+                    cursor = self._cursors.encode(event.position, client.user_id)
+                    frame = frames.event(cursor, frames.cloud_event(event))
                 client.offer(event.position, frame)
                 frames_sent += 1
         if self._meter is not None and frames_sent:
             self._meter.count("websocket.frames", frames_sent)
 
-    def sessions_ended(self, session_ids: Collection[UUID]) -> None:
-        """Closes what these sessions hold open. Comes ahead of the log (`chassis.revocations`)."""
-        ended = frozenset(session_ids)
-        for clients in self._clients.values():
-            for client in clients:
-                if client.session_id in ended:
-                    client.close(CloseCode.UNAUTHENTICATED, "session_revoked")
+    # What has happened (`chassis.sockets.Source`).
 
-    async def drain(self, timeout_s: float = 3.0) -> None:
-        """Says goodbye to everyone and waits until they are gone; newcomers are sent away."""
-        self.draining = True
-        everyone = [client for clients in self._clients.values() for client in clients]
-        # Each gets a turn to come back, so that a restart is followed by a queue and not by a storm.
-        random.shuffle(everyone)
-        for turn, client in enumerate(everyone):
-            client.close(CloseCode.SERVICE_RESTART, "service_restart", reconnect_turn_ms(turn))
-            if turn % _CLOSES_PER_TURN == _CLOSES_PER_TURN - 1:
-                await asyncio.sleep(0)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
-        except TimeoutError:
-            log.warning("websockets_not_drained", users=len(self._clients))
+    async def cursor(self, user_id: UUID) -> str:
+        """Where a client that begins now may come back to."""
+        return self._cursors.encode(self.position, user_id)
+
+    async def resume(self, client: Client, wanted: Topics, cursor: str) -> str | None:
+        """Sends what was missed since the cursor, then holds what happens now. A reason if that cannot be had.
+
+        In two passes: the first may be long, and events that happen meanwhile are in the table for the
+        second, which is short; only during that one events are held in memory.
+
+        Raises:
+            Problem: 400 `invalid_cursor`.
+        """
+        client.begin_replay(wanted, self._cursors.decode(cursor, client.user_id))
+        resync = await self._replay(client, wanted, self.position)
+        client.hold()
+        return resync or await self._replay(client, wanted, self.position)
+
+    async def _replay(self, client: Client, wanted: Topics, upto: int) -> str | None:
+        """Sends the events between what the client was sent and `upto` (included), as fast as it reads."""
+        after = client.delivered
+        if upto <= after:
+            return None
+        if not await self._read_model.wait_for(upto, CATCH_UP_S_MAX):
+            client.close(CloseCode.TRY_AGAIN_LATER, "not_caught_up")
+            return None
+        types = [event_type for event_type in PUBLIC_TYPES if event_type in wanted]
+        while client.closing is None:
+            page = await self._feed.page(client.user_id, after=after, upto=upto, types=types, limit=REPLAY_PAGE)
+            if after < page.floor:
+                return "cursor_expired"
+            for position, event_json in page.rows:
+                await client.room()
+                client.replay(position, frames.event(self._cursors.encode(position, client.user_id), event_json))
+                after = position
+            if len(page.rows) < REPLAY_PAGE:
+                client.delivered = upto
+                return None
+        return None

@@ -8,9 +8,11 @@ from uuid import UUID
 
 import structlog
 from chassis.app import create_app
+from chassis.clients import Clients
 from chassis.cursors import CursorCodec
 from chassis.egress import Egress
 from chassis.service import Runtime, run
+from chassis.sockets import Sockets
 from events.decisions import Streams
 from events.envelope import Metadata, new_id
 from events.outage import is_outage
@@ -40,7 +42,6 @@ from sync_gateway.reactions import ProfileReactions
 from sync_gateway.secret_box import SecretBox
 from sync_gateway.settings import Settings
 from sync_gateway.signatures import FeedSignatures
-from sync_gateway.sockets import SyncSockets
 from sync_gateway.sync_runs import SyncRuns
 from sync_gateway.webhooks import Webhook
 
@@ -75,13 +76,18 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     runtime.consume("webhooks", DeliveryLedger(announcements))
 
     cursors = Cursors(codec)
-    hub = Hub(cursors, measures)
-    runtime.spawn(hub.start(runtime.follow(hub.on_events)), "hub")
-    runtime.revocations.watch(hub.sessions_ended)
-    runtime.on_stop(hub.drain)
     feed = Feed(database)
-    sockets = SyncSockets(
-        hub, feed, read_model, runtime.verifier, allowed_origins=origins, frames_max=settings.websocket_frames_max
+    clients = Clients()
+    hub = Hub(clients, cursors, feed, read_model, measures)
+    runtime.spawn(hub.start(runtime.follow(hub.on_events)), "hub")
+    runtime.on_stop(clients.drain)
+    sockets = Sockets(
+        "/ws/sync",
+        clients,
+        hub,
+        runtime.verifier,
+        allowed_origins=origins,
+        frames_max=settings.websocket_frames_max,
     )
 
     hooks = Streams(store, "webhook", Webhook(), webhooks.evolve)
@@ -123,9 +129,9 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     return create_app(
         runtime,
         [
-            *api.routes(intake, signatures, sockets),
+            *api.routes(intake, signatures),
             *catch_up_routes(feed, cursors, store),
-            *run_api.routes(database, store, deliveries, measures, codec, lambda: hub.connections, runs.wake),
+            *run_api.routes(database, store, deliveries, measures, codec, lambda: len(clients), runs.wake),
             *webhook_api.routes(
                 hooks, deliveries, database, box, egress, codec, _delays(settings.webhook_retry_delays_s)
             ),
@@ -134,6 +140,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
             *conflict_api.routes(profiles, policies, database, codec),
         ],
         title="Sangam sync-gateway",
+        sockets=[sockets],
         allowed_origins=origins,
     )
 

@@ -17,7 +17,8 @@ from events.contracts import sync
 from events.envelope import new_id
 from events.store import EventStore, StreamAppend
 from litestar import Response, get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from sync_gateway.announcements import endpoint_id
@@ -165,7 +166,7 @@ def routes(
     """The routes of running synchronisation."""
 
     @get("/api/sync/health", summary="How each platform is doing", opt=EVERYONE)
-    async def get_sync_health(caller: Caller) -> SyncHealth:
+    async def get_sync_health(caller: NamedDependency[Caller]) -> SyncHealth:
         statuses = await platform_statuses(database)
         sums = await measures.window(HEALTH_WINDOW)
         open_by = await open_conflicts(database)
@@ -179,7 +180,9 @@ def routes(
 
     @get("/api/sync/pending", summary="The caller's events that are not delivered or applied yet", opt=OPS)
     async def get_pending_events(
-        caller: Caller, caught_up: CaughtUp, limit: Annotated[int, Parameter(ge=1, le=200)] = 50
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
     ) -> PendingList:
         now = datetime.now(UTC)
         items = [
@@ -210,7 +213,9 @@ def routes(
         return PendingList(sorted(items, key=lambda item: -item.age_s)[:limit])
 
     @post("/api/sync/trigger", status_code=202, summary="Ask the platforms for anything missing", opt=OPS)
-    async def trigger_sync(caller: Caller, data: TriggerBody | None = None) -> Response[Triggered]:
+    async def trigger_sync(
+        caller: NamedDependency[Caller], data: JSONBody[TriggerBody | None] = None
+    ) -> Response[Triggered]:
         wanted = data or TriggerBody()
         sync_id, event_id = new_id(), new_id()
         requested = sync.SyncRunRequested(
@@ -229,10 +234,10 @@ def routes(
 
     @get("/api/sync/history", summary="The caller's synchronisation runs, newest first", opt=OPS)
     async def list_sync_runs(
-        caller: Caller,
-        caught_up: CaughtUp,
-        limit: Annotated[int, Parameter(ge=1, le=200)] = 50,
-        cursor: Annotated[str | None, Parameter(max_length=2048)] = None,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
+        cursor: Annotated[str | None, QueryParameter(max_length=2048)] = None,
     ) -> RunList:
         before = None
         if cursor is not None:
@@ -244,7 +249,9 @@ def routes(
         return RunList([_run(row) for row in rows], following)
 
     @get("/api/sync/history/{sync_id:uuid}", summary="One synchronisation run", opt=OPS)
-    async def get_sync_run(caller: Caller, caught_up: CaughtUp, sync_id: UUID) -> RunView:
+    async def get_sync_run(
+        caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp], sync_id: FromPath[UUID]
+    ) -> RunView:
         rows = await runs_of(database, caller.user_id, before=None, sync_id=sync_id, limit=1)
         if not rows:
             raise Problem(404, "sync_run_not_found", "There is no such run, or it is not known here yet")
@@ -252,8 +259,8 @@ def routes(
 
     @get("/api/sync/stats", summary="Counts, latency and throughput over a window", opt=EVERYONE)
     async def get_sync_stats(
-        caller: Caller,
-        window: Annotated[str, Parameter(max_length=16, description="Such as 90s, 5m or 24h")] = "1h",
+        caller: NamedDependency[Caller],
+        window: Annotated[str, QueryParameter(max_length=16, description="Such as 90s, 5m or 24h")] = "1h",
     ) -> SyncStats:
         span = _window(window)
         return _stats(window, span, await measures.window(span), connections())

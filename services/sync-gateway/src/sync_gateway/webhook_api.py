@@ -14,17 +14,18 @@ from chassis.cursors import CursorCodec
 from chassis.egress import Egress, NotAllowed
 from chassis.problems import Problem, invalid_field
 from chassis.tokens import Caller
+from chassis.topics import PATTERNS_MAX, InvalidTopic, topics
 from events.decisions import Streams
 from events.envelope import new_id
 from litestar import Response, delete, get, post, put
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from sync_gateway import webhooks
 from sync_gateway.deliveries import Attempt, Deliveries, DeliveryRow
 from sync_gateway.projections.webhook import WebhookRow, webhooks_of
 from sync_gateway.secret_box import SecretBox
-from sync_gateway.topics import PATTERNS_MAX, InvalidTopic, topics
 from sync_gateway.webhooks import Settings, Webhook, WebhookNotFound
 
 OPS = ops_may("sync:admin", everyone=True)
@@ -158,7 +159,7 @@ def routes(
             raise _not_found() from None
 
     @post("/api/sync/webhooks", summary="Register a webhook; its secret is shown once", opt=OPS)
-    async def create_webhook(caller: Caller, data: WebhookBody) -> Response[WebhookView]:
+    async def create_webhook(caller: NamedDependency[Caller], data: JSONBody[WebhookBody]) -> Response[WebhookView]:
         owner_id = owner_of(caller)
         settings = await settings_of(data)
         if len(await webhooks_of(database, owner_id)) >= webhooks.PER_OWNER_MAX:
@@ -177,15 +178,17 @@ def routes(
         return Response(view, status_code=201, headers={HEADER: consistency_token(decided.event_id)})
 
     @get("/api/sync/webhooks", summary="The caller's webhooks", opt=OPS)
-    async def list_webhooks(caller: Caller, caught_up: CaughtUp) -> WebhookList:
+    async def list_webhooks(caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp]) -> WebhookList:
         return WebhookList([_view(row) for row in await webhooks_of(database, owner_of(caller))])
 
     @get("/api/sync/webhooks/{webhook_id:uuid}", summary="One webhook", opt=OPS)
-    async def get_webhook(caller: Caller, webhook_id: UUID) -> WebhookView:
+    async def get_webhook(caller: NamedDependency[Caller], webhook_id: FromPath[UUID]) -> WebhookView:
         return _view_of(await own(webhook_id, caller))
 
     @put("/api/sync/webhooks/{webhook_id:uuid}", summary="Change a webhook", opt=OPS)
-    async def change_webhook(caller: Caller, webhook_id: UUID, data: WebhookBody) -> Response[WebhookView]:
+    async def change_webhook(
+        caller: NamedDependency[Caller], webhook_id: FromPath[UUID], data: JSONBody[WebhookBody]
+    ) -> Response[WebhookView]:
         await own(webhook_id, caller)
         settings = await settings_of(data)
         event_id = new_id()
@@ -202,7 +205,7 @@ def routes(
         return Response(_view_of(await own(webhook_id, caller)), headers={})
 
     @delete("/api/sync/webhooks/{webhook_id:uuid}", summary="Delete a webhook", opt=OPS)
-    async def delete_webhook(caller: Caller, webhook_id: UUID) -> None:
+    async def delete_webhook(caller: NamedDependency[Caller], webhook_id: FromPath[UUID]) -> None:
         await own(webhook_id, caller)
         try:
             await streams.execute(
@@ -221,7 +224,9 @@ def routes(
         summary="A new secret, shown once; the former one signs along for a while",
         opt=OPS,
     )
-    async def rotate_webhook_secret(caller: Caller, webhook_id: UUID, data: RotateBody | None = None) -> Rotated:
+    async def rotate_webhook_secret(
+        caller: NamedDependency[Caller], webhook_id: FromPath[UUID], data: JSONBody[RotateBody | None] = None
+    ) -> Rotated:
         await own(webhook_id, caller)
         secret = _new_secret()
         until = datetime.now(UTC) + timedelta(seconds=(data or RotateBody()).overlap_s)
@@ -244,11 +249,11 @@ def routes(
         opt=OPS,
     )
     async def list_deliveries(
-        caller: Caller,
-        webhook_id: UUID,
-        status: Literal["pending", "delivered", "failed", "exhausted"] | None = None,
-        limit: Annotated[int, Parameter(ge=1, le=200)] = 50,
-        cursor: Annotated[str | None, Parameter(max_length=2048)] = None,
+        caller: NamedDependency[Caller],
+        webhook_id: FromPath[UUID],
+        status: FromQuery[Literal["pending", "delivered", "failed", "exhausted"] | None] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
+        cursor: Annotated[str | None, QueryParameter(max_length=2048)] = None,
     ) -> DeliveryList:
         await own(webhook_id, caller)
         purpose = f"deliveries:{webhook_id}:{status}"
@@ -262,7 +267,7 @@ def routes(
         return DeliveryList([_delivery(row) for row in rows], following)
 
     @post("/api/sync/webhooks/{webhook_id:uuid}/test", status_code=202, summary="Send a test message", opt=OPS)
-    async def test_webhook(caller: Caller, webhook_id: UUID) -> Queued:
+    async def test_webhook(caller: NamedDependency[Caller], webhook_id: FromPath[UUID]) -> Queued:
         await own(webhook_id, caller)
         event_id = new_id()
         body = msgspec.json.encode(
@@ -284,7 +289,9 @@ def routes(
         summary="Send one delivery again, under the same message id",
         opt=OPS,
     )
-    async def resend_delivery(caller: Caller, webhook_id: UUID, delivery_id: UUID) -> Queued:
+    async def resend_delivery(
+        caller: NamedDependency[Caller], webhook_id: FromPath[UUID], delivery_id: FromPath[UUID]
+    ) -> Queued:
         await own(webhook_id, caller)
         return _queued(await deliveries.resend(webhook_id, delivery_id))
 
@@ -294,7 +301,9 @@ def routes(
         summary="Send everything since then again, in order",
         opt=OPS,
     )
-    async def replay_webhook(caller: Caller, webhook_id: UUID, data: ReplayBody) -> Replaying:
+    async def replay_webhook(
+        caller: NamedDependency[Caller], webhook_id: FromPath[UUID], data: JSONBody[ReplayBody]
+    ) -> Replaying:
         await own(webhook_id, caller)
         return Replaying(queued=await deliveries.replay(webhook_id, data.since))
 

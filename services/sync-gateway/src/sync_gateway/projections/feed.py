@@ -12,11 +12,10 @@ from uuid import UUID
 
 import asyncpg
 import structlog
+from chassis import frames
 from events.contracts import contract_of, identity, registered
 from events.envelope import RecordedEvent
 from events.pg import is_outage
-
-from sync_gateway import frames
 
 log = structlog.get_logger(__name__)
 

@@ -1,9 +1,9 @@
 """Topic patterns: AMQP's meaning of `*` and `#`, against a matcher that is written down from its definition."""
 
 import pytest
+from chassis.topics import PATTERNS_MAX, InvalidTopic, topics
 from hypothesis import example, given
 from hypothesis import strategies as st
-from sync_gateway.topics import PATTERNS_MAX, InvalidTopic, topics
 
 
 def naive(pattern: list[str], words: list[str]) -> bool:

@@ -1,4 +1,7 @@
-"""The frames of `/ws/sync`, both ways. Pure."""
+"""The frames of `/ws/sync` and `/ws/notifications`, both ways. Pure.
+
+What goes to a client is made here as it goes over the wire, so that an event is framed once for all who get it.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -31,7 +34,8 @@ class CloseCode(IntEnum):
 class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
     """Sets the client's topics; with `resume`, sends what was missed since that cursor first."""
 
-    topics: Annotated[list[str], msgspec.Meta(max_length=100)]
+    topics: Annotated[list[str], msgspec.Meta(max_length=100)] = []
+    """Empty: the service's default, if it has one."""
     resume: str | None = None
 
 
@@ -76,40 +80,50 @@ def cloud_event(event: RecordedEvent) -> bytes:
     return _encoder.encode(event.cloud_event())
 
 
-def event(cursor: str, event_json: bytes) -> str:
+def framed(text: bytes) -> bytes:
+    """A whole text message as a server sends it: RFC 6455, 5.2 (FIN, opcode 1, no mask, no extension)."""
+    length = len(text)
+    if length < 126:
+        return b"\x81%c%s" % (length, text)
+    if length < 1 << 16:
+        return b"\x81\x7e%s%s" % (length.to_bytes(2), text)
+    return b"\x81\x7f%s%s" % (length.to_bytes(8), text)
+
+
+def event(cursor: str, event_json: bytes) -> bytes:
     """An event and the cursor to resume after it. Built once per event, however many clients get it."""
-    return f'{{"type":"event","cursor":"{cursor}","event":{event_json.decode()}}}'
+    return framed(b'{"type":"event","cursor":"%s","event":%s}' % (cursor.encode(), event_json))
 
 
-def hello(session_id: UUID, cursor: str) -> str:
+def hello(session_id: UUID, cursor: str) -> bytes:
     return _frame("hello", session_id=session_id, resume=cursor, heartbeat_s=HEARTBEAT_S)
 
 
-def subscribed(patterns: Iterable[str]) -> str:
+def subscribed(patterns: Iterable[str]) -> bytes:
     return _frame("subscribed", topics=list(patterns))
 
 
-def resync(reason: str) -> str:
+def resync(reason: str) -> bytes:
     """What was missed cannot be sent any more: reload by HTTP. Live events go on."""
     return _frame("resync", reason=reason)
 
 
-def error(code: str, detail: str) -> str:
+def error(code: str, detail: str) -> bytes:
     return _frame("error", code=code, detail=detail)
 
 
-def refreshed(expires_at: datetime) -> str:
+def refreshed(expires_at: datetime) -> bytes:
     return _frame("refreshed", expires_at=expires_at)
 
 
-def bye(code: int, reason: str, reconnect_in_ms: int | None = None) -> str:
+def bye(code: int, reason: str, reconnect_in_ms: int | None = None) -> bytes:
     """The last frame before the close with the same code; at a restart with the client's turn to come back."""
     slot = {} if reconnect_in_ms is None else {"reconnect_in_ms": reconnect_in_ms}
     return _frame("bye", code=code, reason=reason, **slot)
 
 
-PONG: Final = '{"type":"pong"}'
+PONG: Final = framed(b'{"type":"pong"}')
 
 
-def _frame(type_: str, **members: Any) -> str:
-    return _encoder.encode({"type": type_, **members}).decode()
+def _frame(type_: str, **members: Any) -> bytes:
+    return framed(_encoder.encode({"type": type_, **members}))
