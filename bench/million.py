@@ -1,5 +1,10 @@
-"""A log of a million events: what reading, proving and sequencing cost, and that memory does not grow with the log."""
+"""A log of a million events: what reading, proving, rebuilding and replaying it cost; and memory does not grow with it.
 
+`BENCH_EVENTS` takes another length. Each piece of work is a process of its own, whose peak of memory (resident, by the
+kernel's account) is told beside that of the same work on a twentieth of the log.
+"""
+
+import asyncio
 import os
 import sys
 import time
@@ -8,9 +13,14 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 from append import event
+from events import operations
+from events.consumer import Consumer
 from events.contracts import encode
+from events.projections import Projections
 from events.sequencer import Sequencer
 from events.store import EventStore
+from events.worker import Operator
+from pipeline import Rows
 from report import Figure, Line
 
 if TYPE_CHECKING:
@@ -19,6 +29,7 @@ if TYPE_CHECKING:
 EVENTS = int(os.environ.get("BENCH_EVENTS", "1000000"))
 STREAMS = 10_000
 SLICE = 2_000
+_NAME = "ledger_transfer.projections"
 
 _FILL = """
     INSERT INTO store.streams SELECT 'ledger-' || s, count(*) FROM (SELECT n % {streams} AS s FROM
@@ -73,32 +84,74 @@ async def _our_read(url: str) -> float:
     return position / taken_s
 
 
-def _verify(url: str, *arguments: str) -> tuple[float, float]:
-    """Seconds and peak memory (MiB) of `sangam events verify`."""
-    sangam = str(Path(sys.executable).with_name("sangam"))
+class _Rows(Rows):
+    repeatable = True
+
+
+async def _operate(kind: str, up_to: int) -> None:
+    """Does a rebuild or a replay of everything, as a service's worker does."""
+    database_url = os.environ["DATABASE_URL"]
+    store = await EventStore.connect(os.environ["EVENT_STORE_URL"])
+    database = await asyncpg.create_pool(database_url, min_size=1, max_size=2)
+    handler = Projections([_Rows()])
+    await Consumer(name=_NAME, handler=handler, database=database, store=store, amqp_url="amqp://unused")._prepare()
+    epoch = (await store.head()).epoch
+    await database.execute("UPDATE consumed SET position = $1, epoch = $2", up_to, epoch)
+    request = operations.RebuildRequest() if kind == "rebuild" else operations.ReplayRequest()
+    operation_id = await operations.ask(database, _NAME, request, "bench")
+    await Operator(database_url=database_url, store=store, handlers={_NAME: handler}).run(operation_id)
+    row = await database.fetchrow("SELECT state, error, applied FROM operation WHERE id = $1", operation_id)
+    assert row is not None
+    assert row["state"] == "done", row["error"]
+    assert row["applied"] == up_to
+    await asyncio.gather(store.close(), database.close())
+
+
+def _run(program: str, *arguments: str, **environment: str) -> tuple[float, float]:
+    """Seconds and peak memory (MiB) of a process that has to succeed."""
     started_s = time.perf_counter()
     pid = os.posix_spawn(
-        sangam,
-        [sangam, "events", "verify", "--json", *arguments],
-        {**os.environ, "EVENT_STORE_URL": url},
+        program,
+        [program, *arguments],
+        {**os.environ, **environment},
         file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
     )
     _, status, usage = os.wait4(pid, 0)
-    assert status == 0, "the log verifies"
+    assert status == 0, f"{program} {arguments} failed"
     return time.perf_counter() - started_s, usage.ru_maxrss / 1024
+
+
+def _verify(url: str, up_to: int) -> tuple[float, float]:
+    sangam = str(Path(sys.executable).with_name("sangam"))
+    return _run(sangam, "events", "verify", "--json", "--to", str(up_to), EVENT_STORE_URL=url)
 
 
 async def measure(cell: "Cell") -> list[Line]:
     """The lines of the report."""
     sequenced = await fill(cell, EVENTS)
-    url = cell.admin_url()
+    url, store_url = cell.admin_url(), cell.store_url("ledger_transfer")
+    environment = {"EVENT_STORE_URL": store_url, "DATABASE_URL": cell.database_url("ledger_transfer")}
     raw = Figure([await _raw_read(url) for _ in range(2)])
-    ours = Figure([await _our_read(cell.store_url("wealth"))])
-    _, small_mib = _verify(url, "--to", str(EVENTS // 20))
-    verify_s, mib = _verify(url)
-    return [
+    ours = Figure([await _our_read(store_url)])
+    lines = [
         Line(f"sequence {EVENTS:,} events", Figure([sequenced]), "events/s", "", None, ""),
         Line(f"read the log of {EVENTS:,} events", ours, "events/s", "the rows alone, asyncpg", raw, ""),
-        Line("sangam events verify", Figure([EVENTS / verify_s]), "events/s", "the rows alone, asyncpg", raw, ""),
-        Line("  its memory at the peak", Figure([mib]), "MiB", "with 1/20 of the log", Figure([small_mib]), "bounded"),
     ]
+
+    def work(up_to: int, kind: str) -> tuple[float, float]:
+        if kind == "sangam events verify":
+            return _verify(url, up_to)
+        return _run(sys.executable, __file__, kind, str(up_to), **environment)
+
+    for kind in ("sangam events verify", "rebuild", "replay"):
+        _, small_mib = work(EVENTS // 20, kind)
+        taken_s, mib = work(EVENTS, kind)
+        lines += [
+            Line(kind, Figure([EVENTS / taken_s]), "events/s", "the rows alone, asyncpg", raw, ""),
+            Line("  its memory at the peak", Figure([mib]), "MiB", "1/20 of the log", Figure([small_mib]), "bounded"),
+        ]
+    return lines
+
+
+if __name__ == "__main__":
+    asyncio.run(_operate(sys.argv[1], int(sys.argv[2])))

@@ -92,23 +92,30 @@ async def _raw_publish(cell: "Cell", batches: list[tuple[bytes, dict[str, object
 
 
 async def _our_relay(cell: "Cell", before: int, after: int) -> float:
-    """Seconds from the log in the database to everything confirmed."""
+    """Seconds from the log in the database to everything confirmed, by a relay that is connected and waits."""
     reader = pg.Session(cell.store_url("relay"), application_name="bench")
-    await reader.execute("SELECT store.save_checkpoint($1, $2)", wire.LOG_EXCHANGE, before)
+    checkpoints = pg.Session(cell.store_url("relay"), application_name="bench")
+    await checkpoints.execute("SELECT store.save_checkpoint($1, $2)", wire.LOG_EXCHANGE, before)
     epoch = await reader.fetchval("SELECT epoch FROM store.head()")
-    publisher = LogPublisher(LogTail(reader, after), reader, cell.amqp_url("relay"), epoch)
-    started_s = time.perf_counter()
+    tail = LogTail(reader, before)
+    publisher = LogPublisher(tail, checkpoints, cell.amqp_url("relay"), epoch)
     task = asyncio.create_task(publisher.run())
+    await asyncio.sleep(0.5)
+    started_s = time.perf_counter()
+    tail.head = after
+    tail.grown.set_result(None)
+    tail.grown = asyncio.get_running_loop().create_future()
     while publisher.position < after:
         await asyncio.sleep(0.002)
     taken_s = time.perf_counter() - started_s
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await reader.close()
+    await asyncio.gather(reader.close(), checkpoints.close())
     return taken_s
 
 
-async def _our_consumer(cell: "Cell", database: asyncpg.Pool, after: int) -> float:
+async def _our_consumer(cell: "Cell", database: asyncpg.Pool, before: int, after: int) -> float:
+    """Seconds per event, from when the first chunk is committed (so, connected) until the last is."""
     store = await EventStore.connect(cell.store_url("ledger_transfer"))
     consumer = Consumer(
         name=QUEUE,
@@ -117,23 +124,34 @@ async def _our_consumer(cell: "Cell", database: asyncpg.Pool, after: int) -> flo
         store=store,
         amqp_url=cell.amqp_url("ledger_transfer"),
     )
-    started_s = time.perf_counter()
     task = asyncio.create_task(consumer.run())
+    await consumer.wait_for(before + 1, 120)
+    started_s, first = time.perf_counter(), consumer.position
     await consumer.wait_for(after, 120)
     taken_s = time.perf_counter() - started_s
     consumer.stop()
     await task
     await store.close()
-    return taken_s
+    return taken_s / (after - first)
 
 
-async def _raw_upsert(database: asyncpg.Pool, log: list[RecordedEvent]) -> float:
+async def _rows(cell: "Cell", before: int, after: int) -> list[tuple[object, ...]]:
+    """The read model's rows, decoded. The events are gone then: a heap full of them would cost us collections."""
+    store = await EventStore.connect(cell.store_url("ledger_transfer"))
+    rows: list[tuple[object, ...]] = []
+    while len(rows) < after - before:
+        events = await store.read_log(before + len(rows), 5_000)
+        rows += [(e.position, e.event_id, e.type, e.payload.amount_minor) for e in events]  # type: ignore[attr-defined]
+    await store.close()
+    return rows
+
+
+async def _raw_upsert(database: asyncpg.Pool, rows: list[tuple[object, ...]]) -> float:
     """Seconds to upsert the same rows, already decoded, in chunks of the consumer's size."""
     await database.execute("TRUNCATE bench_row")
-    columns = [(e.position, e.event_id, e.type, e.payload.amount_minor) for e in log]  # type: ignore[attr-defined]
     started_s = time.perf_counter()
-    for start in range(0, len(columns), 2_000):
-        await database.execute(Rows.upsert, *map(list, zip(*columns[start : start + 2_000], strict=True)))
+    for start in range(0, len(rows), 2_000):
+        await database.execute(Rows.upsert, *map(list, zip(*rows[start : start + 2_000], strict=True)))
     return time.perf_counter() - started_s
 
 
@@ -149,18 +167,19 @@ async def measure(cell: "Cell") -> list[Line]:
     consume: dict[str, list[float]] = {"ours": [], "raw": []}
     for _ in range(ROUNDS):
         before, after = await _fill_log(cell)
-        store = await EventStore.connect(cell.store_url("ledger_transfer"))
-        log: list[RecordedEvent] = []
-        while len(log) < after - before:
-            log += await store.read_log(before + len(log), 5_000)
-        epoch = (await store.head()).epoch
-        await store.close()
+        reader = pg.Session(cell.store_url("relay"), application_name="bench")
+        entries = await LogTail(reader, after).read(before, after - before)
+        epoch = await reader.fetchval("SELECT epoch FROM store.head()")
+        await reader.close()
         queue = await channel.declare_queue(QUEUE, durable=True, arguments=WORK_QUEUE_ARGUMENTS)
         await queue.bind(log_exchange)
-        batches = [wire.encode_batch(log[start : start + MAX_BATCH], epoch) for start in range(0, len(log), MAX_BATCH)]
-        relay["raw"].append(len(log) / await _raw_publish(cell, batches))
+        batches = [
+            wire.encode_batch(entries[start : start + MAX_BATCH], epoch) for start in range(0, len(entries), MAX_BATCH)
+        ]
+        relay["raw"].append(EVENTS / await _raw_publish(cell, batches))
+        del entries, batches
         await queue.purge()
-        relay["ours"].append(len(log) / await _our_relay(cell, before, after))
+        relay["ours"].append(EVENTS / await _our_relay(cell, before, after))
         # What the relay has put into the queue is now consumed; nothing comes from the log.
         await database.execute(
             "CREATE TABLE IF NOT EXISTS consumed (consumer text PRIMARY KEY, position bigint NOT NULL DEFAULT 0,"
@@ -172,8 +191,8 @@ async def measure(cell: "Cell") -> list[Line]:
             QUEUE,
             before,
         )
-        consume["ours"].append(len(log) / await _our_consumer(cell, database, after))
-        consume["raw"].append(len(log) / await _raw_upsert(database, log))
+        consume["ours"].append(1 / await _our_consumer(cell, database, before, after))
+        consume["raw"].append(EVENTS / await _raw_upsert(database, await _rows(cell, before, after)))
         await queue.delete(if_unused=False, if_empty=False)
     await database.close()
     await admin.close()

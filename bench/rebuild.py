@@ -53,7 +53,7 @@ async def _raw(cell: "Cell", database_url: str, up_to: int) -> float:
     )
     started_s = time.perf_counter()
     for after in range(0, up_to, 5_000):
-        rows = await reader.fetch("SELECT * FROM store.read_log($1, $2)", after, 5_000)
+        rows = await reader.fetch("SELECT * FROM store.read_types($1, $2, NULL)", after, after + 5_000)
         await writer.copy_records_to_table(
             "raw_row", records=[(row["position"], row["event_id"], row["type"], 1) for row in rows]
         )

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
+import msgspec
+from events import wire
 from events.consumer import Consumer
 from events.contracts import ledger
 from events.envelope import RecordedEvent, new_id
@@ -30,6 +32,12 @@ async def append_one(store: EventStore, stream: str, expected: int | None = None
     event_id = event_id or new_id()
     await store.append([StreamAppend(stream, (event(),), expected)], event_id=event_id)
     return event_id
+
+
+def batch(events: Sequence[RecordedEvent], epoch: UUID) -> tuple[bytes, dict[str, Any]]:
+    """Body and headers of the message that a relay makes of these events."""
+    entries = [wire.LogEntry(e.position, msgspec.json.encode(e.cloud_event())) for e in events]
+    return wire.encode_batch(entries, epoch)
 
 
 @contextlib.asynccontextmanager

@@ -1,31 +1,34 @@
 """append → sequence → relay → consume against a model, with crashes, duplicates and reconnects at every step.
 
 Hypothesis draws the steps and shrinks a failing run to the shortest one that fails. Everything under test is real, on
-real PostgreSQL and RabbitMQ; two writers, two relays, two replicas of the consumer and a follower run in this process.
-`SANGAM_MODEL_RUNS=20 pytest libs/events/tests/test_backbone_model.py` runs it. CI does not: asyncpg may lose the
-cancellation by which a consumer is killed here, and then the run waits for ever.
+real PostgreSQL and RabbitMQ. Two relays and two replicas of the consumer are processes of their own, which die by
+SIGKILL; two writers, a follower and an outside subscriber are in this one. `SANGAM_MODEL_RUNS=200 pytest
+libs/events/tests/test_backbone_model.py` searches longer, each time along other walks.
 """
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
+import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.error import HTTPError
+from urllib.parse import quote
 from uuid import UUID
 
 import aio_pika
 import asyncpg
+import model_processes
 import pytest
-from backbone import Seen, event, eventually
+from backbone import Seen, batch, event, eventually
 from events import pg, wire
 from events.coalescer import Coalescer
-from events.consumer import DDL, Consumer
+from events.consumer import DDL
 from events.envelope import RecordedEvent, derived_id, new_id
-from events.feed import LogFeed
 from events.follower import Follower
-from events.projections import Projections
-from events.publisher import LogPublisher, LogTail
-from events.relay import Relay
 from events.store import EventIdReused, EventStore, StreamAppend, VersionConflict
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -40,78 +43,52 @@ RUNS = int(os.environ.get("SANGAM_MODEL_RUNS", "8"))
 STEPS = 30
 WRITERS = RELAYS = REPLICAS = 2
 STREAMS = 4
+SETTLED_S = 20.0
 
 T = TypeVar("T")
 
+UNWRITTEN = "before the append reaches the store"
+UNANSWERED = "after the append, before the answer"
 
-class Crash(Exception):
-    """The process dies here."""
-
-
-STEP_OF_CRASH = {
-    "before the append reaches the store": (Coalescer, "_write"),
-    "after the append, before the answer": (Coalescer, "_write"),
-    "after sequencing, before publishing": (LogTail, "extend"),
-    "after publishing, before the checkpoint": (LogPublisher, "_save_checkpoint"),
-    "before the consumer's commit": (Consumer, "_commit"),
-    "after the consumer's commit, before its ack": (LogFeed, "settle"),
-}
+# Forked from a process that has imported everything: a new relay is there in some hundredths of a second.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["pytest", "aio_pika", "events.relay", "events.consumer"])
 
 
-class Failpoints:
-    """Kills whoever next comes by an armed step."""
+@pytest.fixture
+def armed(tmp_path: Path) -> Iterator[Path]:
+    """Where steps are armed. A writer's process is this one: for it a crash is a connection that breaks."""
+    write = Coalescer._write
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.armed: set[str] = set()
-        for owner, method in set(STEP_OF_CRASH.values()):
-            monkeypatch.setattr(owner, method, self._guarded(owner, method, getattr(owner, method)))
+    async def breaking(self: Coalescer, batch: Any) -> Any:
+        if model_processes.taken(tmp_path, UNWRITTEN):
+            raise ConnectionResetError
+        verdicts = await write(self, batch)
+        if model_processes.taken(tmp_path, UNANSWERED):
+            raise ConnectionResetError
+        return verdicts
 
-    def _hit(self, step: str, owner: type, method: str) -> bool:
-        if step in self.armed and STEP_OF_CRASH[step] == (owner, method):
-            self.armed.discard(step)
-            return True
-        return False
-
-    def _guarded(self, owner: type, method: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        steps = [step for step, where in STEP_OF_CRASH.items() if where == (owner, method)]
-        # The writer's process is this one: for it a crash is a connection that breaks.
-        fault: type[Exception] = ConnectionResetError if owner is Coalescer else Crash
-        early = [step for step in steps if not step.startswith("after the append")]
-        late = [step for step in steps if step.startswith("after the append")]
-
-        if not asyncio.iscoroutinefunction(original):
-
-            def crashing(*arguments: Any) -> Any:
-                if any(self._hit(step, owner, method) for step in early):
-                    raise fault
-                return original(*arguments)
-
-            return crashing
-
-        async def crashing_later(*arguments: Any, **options: Any) -> Any:
-            if any(self._hit(step, owner, method) for step in early):
-                raise fault
-            result = await original(*arguments, **options)
-            if any(self._hit(step, owner, method) for step in late):
-                raise fault
-            return result
-
-        return crashing_later
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Coalescer, "_write", breaking)
+        yield tmp_path
 
 
 class World:
     """The running backbone, and what the model says should be in it."""
 
-    def __init__(self, cell: "Cell", failpoints: Failpoints) -> None:
+    def __init__(self, cell: "Cell", armed: Path) -> None:
         self.cell = cell
-        self.failpoints = failpoints
-        self.queue = f"ledger_transfer.model{new_id().hex[-8:]}"
+        self.armed = armed
+        run = new_id().hex[-8:]
+        self.queue = f"ledger_transfer.model{run}"
+        self.subscription = f"model{run}"
         self.streams = [f"ledger-{new_id()}" for _ in range(STREAMS)]
         self.expected: dict[str, list[UUID]] = {stream: [] for stream in self.streams}
         self.requests: list[tuple[UUID, str, tuple[Any, ...]]] = []
-        self.processes: dict[str, asyncio.Task[Any]] = {}
-        self.pools: dict[str, asyncpg.Pool] = {}
+        self.processes: dict[str, ForkServerProcess] = {}
         self.followed: list[RecordedEvent] = []
+        self.published: dict[int, None] = {}
+        """Positions that came by `sangam.events`, in the order of their first coming."""
         self.slow: tuple[asyncpg.Connection, Any, str, UUID] | None = None
 
     async def start(self) -> None:
@@ -124,57 +101,61 @@ class World:
         # Earlier runs have filled the log: this run's consumer begins where the log ends now.
         await self.database.execute(DDL + Seen.ddl)
         await self.database.execute("INSERT INTO consumed VALUES ($1, $2, $3)", self.queue, head.position, head.epoch)
-        self.follower = Follower(
+        subscriber = await self.broker.channel()
+        subscription = await subscriber.declare_queue(self.subscription, exclusive=True)
+        await subscription.bind(wire.EVENTS_EXCHANGE, "#")
+        await subscription.consume(self._subscribed, no_ack=True)
+        follower = Follower(
             service="ledger_transfer",
-            on_events=self._note,
+            on_events=self._follow,
             store=self.stores[0],
             amqp_url=self.cell.amqp_url("ledger_transfer"),
         )
-        self.processes["follower"] = asyncio.create_task(self.follower.run())
-        await self.follower.started.wait()
-        await self.revive()
+        self.following = asyncio.create_task(follower.run())
+        await follower.started.wait()
+        self.revive()
 
-    async def _note(self, events: Sequence[RecordedEvent]) -> None:
+    async def _follow(self, events: Sequence[RecordedEvent]) -> None:
         self.followed += events
 
-    async def revive(self) -> None:
-        """Starts again what has died, as a supervisor does."""
-        for name in [name for name, task in self.processes.items() if task.done()]:
-            error = self.processes.pop(name).exception()
-            crashed, by_itself = error.split(Crash) if isinstance(error, ExceptionGroup) else (error, None)
-            assert crashed is not None, f"{name} died by itself: {error!r}"
-            assert by_itself is None, f"{name} died by itself: {by_itself!r}"
-            assert isinstance(crashed, Crash | ExceptionGroup), f"{name} died by itself: {crashed!r}"
-            if name in self.pools:
-                self.pools.pop(name).terminate()
-        for number in range(RELAYS):
-            if (name := f"relay {number}") not in self.processes:
-                relay = Relay(self.cell.store_url("relay"), self.cell.amqp_url("relay"))
-                self.processes[name] = asyncio.create_task(relay.run())
-        for number in range(REPLICAS):
-            if (name := f"replica {number}") not in self.processes:
-                self.pools[name] = await asyncpg.create_pool(
-                    self.cell.database_url("ledger_transfer"), min_size=1, max_size=3
-                )
-                consumer = Consumer(
-                    name=self.queue,
-                    handler=Projections([Seen()]),
-                    database=self.pools[name],
-                    store=self.stores[number],
-                    amqp_url=self.cell.amqp_url("ledger_transfer"),
-                )
-                self.processes[name] = asyncio.create_task(consumer.run())
+    async def _subscribed(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
+        position = message.headers["cloudEvents:position"]
+        assert isinstance(position, int)
+        if position > self.beginning:
+            self.published[position] = None
 
-    async def kill(self, name: str) -> None:
-        """Ends a process where it stands: its connections break, nothing of it is finished."""
-        task = self.processes.pop(name)
-        if name in self.pools:
-            self.pools.pop(name).terminate()
-        while not task.done():
-            # Again and again: asyncpg loses a cancellation that meets its terminated pool.
-            task.cancel()
-            await asyncio.wait([task], timeout=0.5)
-        await self.revive()
+    def revive(self) -> None:
+        """Starts again what has died, as a supervisor does."""
+        assert not self.following.done(), f"the follower died by itself: {self.following.exception()!r}"
+        for name in [name for name, process in self.processes.items() if process.exitcode is not None]:
+            code = self.processes.pop(name).exitcode
+            assert code == -signal.SIGKILL, f"{name} died by itself, code {code}"
+        for number in range(RELAYS):
+            self._run(
+                f"relay {number}", model_processes.relay, self.cell.store_url("relay"), self.cell.amqp_url("relay")
+            )
+        for number in range(REPLICAS):
+            self._run(
+                f"replica {number}",
+                model_processes.replica,
+                self.queue,
+                self.cell.store_url("ledger_transfer"),
+                self.cell.database_url("ledger_transfer"),
+                self.cell.amqp_url("ledger_transfer"),
+            )
+
+    def _run(self, name: str, program: Callable[..., None], *arguments: str) -> None:
+        if name not in self.processes:
+            process = processes.Process(target=program, args=(self.armed, *arguments), daemon=True)
+            process.start()
+            self.processes[name] = process
+
+    def kill(self, kind: str) -> None:
+        """Ends all processes of a kind where they stand: nothing of them is finished."""
+        for name in [name for name in self.processes if name.startswith(kind)]:
+            process = self.processes.pop(name)
+            process.kill()
+            process.join()
 
     async def append(
         self,
@@ -204,19 +185,20 @@ class World:
         self.expected[stream] += [derived_id(event_id, n) if n else event_id for n in range(len(events))]
 
     async def settle(self) -> None:
-        """Everything that was appended has been applied, once, in order, and nothing else."""
-        await self.revive()
+        """Everything that was appended has been applied, once, in order, and nothing else; and it went outside."""
         count = sum(map(len, self.expected.values()))
 
-        async def all_applied() -> bool:
-            await self.revive()
-            return await self._count() >= count and len(self.followed) >= count
+        async def all_there() -> bool:
+            self.revive()
+            assert not await self._parked(), "the read model refused what it was given"
+            return await self._count() >= count <= min(len(self.followed), len(self.published))
 
         try:
-            await eventually(all_applied, 30)
+            await eventually(all_there, SETTLED_S)
         except TimeoutError:
             raise AssertionError(
-                f"{count} events were appended, {await self._count()} applied, {len(self.followed)} followed"
+                f"{count} events were appended, {await self._count()} applied, {len(self.followed)} followed,"
+                f" {len(self.published)} published"
             ) from None
         rows = await self.database.fetch(
             "SELECT stream, version, event_id FROM seen WHERE stream = ANY ($1) ORDER BY position", self.streams
@@ -226,24 +208,26 @@ class World:
             applied[row["stream"]].append(UUID(int=row["event_id"].int))
             assert row["version"] == len(applied[row["stream"]])
         assert applied == self.expected
-        positions = [e.position for e in self.followed]
-        assert positions == list(range(self.beginning + 1, self.beginning + 1 + len(positions)))
-        assert await self.database.fetchval("SELECT count(*) FROM parked WHERE consumer = $1", self.queue) == 0
+        positions = list(range(self.beginning + 1, self.beginning + 1 + count))
+        assert [e.position for e in self.followed] == positions
+        assert list(self.published) == positions, "outside, too, whatever comes first comes in order"
 
     async def _count(self) -> int:
         return await self.database.fetchval(  # type: ignore[no-any-return]
             "SELECT count(*) FROM seen WHERE stream = ANY ($1)", self.streams
         )
 
+    async def _parked(self) -> bool:
+        return await self.database.fetchval(  # type: ignore[no-any-return]
+            "SELECT EXISTS (SELECT FROM parked WHERE consumer = $1)", self.queue
+        )
+
     async def stop(self) -> None:
         if self.slow is not None:
             await self.slow[0].close()
-        while running := [task for task in self.processes.values() if not task.done()]:
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=0.5)
-        for pool in self.pools.values():
-            pool.terminate()
+        self.kill("re")
+        self.following.cancel()
+        await asyncio.wait([self.following], timeout=5)
         channel = await self.broker.channel()
         await channel.queue_delete(self.queue)
         await self.broker.close()
@@ -257,17 +241,25 @@ class Backbone(RuleBasedStateMachine):
     """The steps that Hypothesis may take."""
 
     cell: "Cell"
-    failpoints: Failpoints
+    armed: Path
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.failpoints.armed.clear()
-        self.world = World(self.cell, self.failpoints)
+        self._disarm()
+        self.world = World(self.cell, self.armed)
         self._do(self.world.start())
 
+    def _disarm(self) -> None:
+        for step in self.armed.iterdir():
+            step.unlink(missing_ok=True)
+
     def _do(self, work: Awaitable[T]) -> T:
-        return self.loop.run_until_complete(work)
+        async def bounded() -> T:
+            async with asyncio.timeout(SETTLED_S * 2):
+                return await work
+
+        return self.loop.run_until_complete(bounded())
 
     @rule(writer=st.integers(0, WRITERS - 1), stream=st.integers(0, STREAMS - 1), count=st.integers(1, 5))
     def append(self, writer: int, stream: int, count: int) -> None:
@@ -350,42 +342,63 @@ class Backbone(RuleBasedStateMachine):
             self._do(transaction.rollback())
         self._do(connection.close())
 
-    @rule(step=st.sampled_from(sorted(STEP_OF_CRASH)))
+    @rule(step=st.sampled_from((UNWRITTEN, UNANSWERED, *model_processes.STEPS)))
     def crash_at(self, step: str) -> None:
-        self.failpoints.armed.add(step)
+        (self.armed / step).touch()
 
-    @rule(name=st.sampled_from([f"relay {n}" for n in range(RELAYS)] + [f"replica {n}" for n in range(REPLICAS)]))
-    def kill(self, name: str) -> None:
-        self._do(self.world.revive())
-        self._do(self.world.kill(name))
+    @rule(kind=st.sampled_from(("relay", "replica", "relay 0", "relay 1", "replica 0", "replica 1")))
+    def kill(self, kind: str) -> None:
+        self.world.kill(kind)
+        self.world.revive()
 
-    @rule(what=st.sampled_from(("sequencer", "relay-reader", "relay-checkpoints", "append", "wake", "read")))
-    def break_connections(self, what: str) -> None:
+    @rule(what=st.sampled_from(("sequencer", "relay-reader", "relay-checkpoints", "append", "wake", "read", "replica")))
+    def break_sessions(self, what: str) -> None:
         """PostgreSQL ends sessions, as a failover does."""
         self._do(
             self.world.admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
-                " AND datname = current_database()",
+                " AND datname = ANY ($2)",
                 what,
+                [self.cell.database_name(database) for database in ("event_store", "ledger_transfer")],
             )
         )
 
+    @rule(who=st.sampled_from(("relay", "ledger_transfer")))
+    def break_connections(self, who: str) -> None:
+        """RabbitMQ ends connections, as a node does that goes down."""
+        management = self.cell.management
+        for connection in management.call("GET", f"/vhosts/{quote(self.cell.vhost, safe='')}/connections"):
+            if connection.get("user", "").endswith(who):
+                with contextlib.suppress(HTTPError):  # gone by itself
+                    management.call("DELETE", f"/connections/{quote(connection['name'], safe='')}")
+
     @rule(how=st.sampled_from(("delete", "purge", "unbind")))
     def lose_messages(self, how: str) -> None:
-        async def lose() -> None:
-            channel = await self.world.broker.channel()
-            with contextlib.suppress(aio_pika.exceptions.ChannelClosed):  # not declared yet
-                queue = await channel.declare_queue(self.world.queue, passive=True)
-                if how == "delete":
-                    await queue.delete(if_unused=False, if_empty=False)
-                elif how == "purge":
-                    await queue.purge()
-                else:
-                    await queue.unbind(wire.LOG_EXCHANGE)
-            if not channel.is_closed:
-                await channel.close()
+        self._do(self._with_queue(how))
 
-        self._do(lose())
+    async def _with_queue(self, how: str) -> None:
+        channel = await self.world.broker.channel()
+        with contextlib.suppress(aio_pika.exceptions.ChannelClosed):  # not declared yet
+            queue = await channel.declare_queue(self.world.queue, passive=True)
+            if how == "delete":
+                await queue.delete(if_unused=False, if_empty=False)
+            elif how == "purge":
+                await queue.purge()
+            elif how == "unbind":
+                await queue.unbind(wire.LOG_EXCHANGE)
+            else:
+                await queue.bind(wire.LOG_EXCHANGE)
+        if not channel.is_closed:
+            await channel.close()
+
+    @rule(stream=st.integers(0, STREAMS - 1), count=st.integers(1, 5))
+    def lose_a_few_in_between(self, stream: int, count: int) -> None:
+        """What is published now never reaches the queue, what comes after it does."""
+        self._do(self._with_queue("unbind"))
+        self.append(0, stream, count)
+        self._do(asyncio.sleep(0.1))
+        self._do(self._with_queue("bind"))
+        self.append(1, stream, count)
 
     @rule(start=st.integers(0, 50), count=st.integers(1, 20))
     def repeat_messages(self, start: int, count: int) -> None:
@@ -394,7 +407,7 @@ class Backbone(RuleBasedStateMachine):
         async def repeat() -> None:
             store = self.world.stores[0]
             if events := await store.read_log(self.world.beginning + start, count):
-                body, headers = wire.encode_batch(events, (await store.head()).epoch)
+                body, headers = batch(events, (await store.head()).epoch)
                 channel = await self.world.broker.channel()
                 exchange = await channel.get_exchange(wire.LOG_EXCHANGE)
                 await exchange.publish(aio_pika.Message(body, headers=headers), "")
@@ -414,7 +427,7 @@ class Backbone(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Every run ends in order: all applied, and the whole log dense."""
         try:
-            self.failpoints.armed.clear()
+            self._disarm()
             self.end_the_slow_append(commit=True)
             self._do(self.world.settle())
             dense = self._do(
@@ -426,16 +439,9 @@ class Backbone(RuleBasedStateMachine):
             self.loop.close()
 
 
-@pytest.fixture
-def failpoints() -> Iterator[Failpoints]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        yield Failpoints(monkeypatch)
-
-
-@pytest.mark.skipif("SANGAM_MODEL_RUNS" not in os.environ, reason="a killed consumer may hang in this process: by hand")
 @pytest.mark.timeout(1200)
-def test_whatever_crashes_everything_is_applied_once_and_in_order(cell: "Cell", failpoints: Failpoints) -> None:
-    Backbone.cell, Backbone.failpoints = cell, failpoints
+def test_whatever_crashes_everything_is_applied_once_and_in_order(cell: "Cell", armed: Path) -> None:
+    Backbone.cell, Backbone.armed = cell, armed
     run_state_machine_as_test(
         Backbone,
         settings=settings(
@@ -443,6 +449,7 @@ def test_whatever_crashes_everything_is_applied_once_and_in_order(cell: "Cell", 
             stateful_step_count=STEPS,
             deadline=None,
             print_blob=True,
+            report_multiple_bugs=False,
             # CI takes the same walk every time; a longer search takes others.
             derandomize="SANGAM_MODEL_RUNS" not in os.environ,
             suppress_health_check=list(HealthCheck),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import aio_pika
 import asyncpg
 import pytest
-from backbone import Seen, append_one, event, eventually, running_consumer, running_relay
+from backbone import Seen, append_one, batch, event, eventually, running_consumer, running_relay
 from events import wire
 from events.consumer import Consumer
 from events.envelope import RecordedEvent, new_id
@@ -134,9 +134,9 @@ async def test_repeated_reordered_and_foreign_messages(bench: Bench) -> None:
         epoch = (await bench.store.head()).epoch
         log = await bench.store.read_log(0, 100)
         for events in (log[20:], log[:5], log[10:12]):
-            body, headers = wire.encode_batch(events, epoch)
+            body, headers = batch(events, epoch)
             await exchange.publish(aio_pika.Message(body, headers=headers), "")
-        body, headers = wire.encode_batch(log[3:5], epoch)
+        body, headers = batch(log[3:5], epoch)
         for damaged in (
             aio_pika.Message(b"junk"),
             aio_pika.Message(b"junk", headers={"first": 31, "last": 31, "epoch": str(epoch)}),
@@ -216,7 +216,7 @@ async def test_a_gap_before_a_live_batch_is_read_from_the_log(bench: Bench) -> N
         await bench.append(10)
         await sequencer.sequence()
         log = await bench.store.read_log(0, 10)
-        body, headers = wire.encode_batch(log[5:], (await bench.store.head()).epoch)
+        body, headers = batch(log[5:], (await bench.store.head()).epoch)
         exchange = await channel.get_exchange(wire.LOG_EXCHANGE)
         await exchange.publish(aio_pika.Message(body, headers=headers), "")
         await bench.sees(10)
@@ -304,7 +304,7 @@ async def test_batches_queued_before_a_restore_do_not_stop_the_consumer(bench: B
         await bench.append(3)
         await bench.sees(3)
         exchange = await channel.get_exchange(wire.LOG_EXCHANGE)
-        body, headers = wire.encode_batch(await bench.store.read_log(0, 3), new_id())
+        body, headers = batch(await bench.store.read_log(0, 3), new_id())
         await exchange.publish(aio_pika.Message(body, headers={**headers, "first": 4, "last": 6}), "")
         await bench.append(3)
         await bench.sees(6)

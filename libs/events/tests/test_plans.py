@@ -62,7 +62,10 @@ async def _touched(store: asyncpg.Connection, query: str, *arguments: Any) -> in
 
 async def test_a_slice_of_the_log_is_read_as_a_slice(store: asyncpg.Connection) -> None:
     for after in (0, ROWS // 2):
-        assert await _touched(store, "SELECT * FROM store.read_log($1, 100)", after) < 100 * ENOUGH
+        assert (
+            await _touched(store, "SELECT * FROM store.read_cloud_events($1::bigint, $1::bigint + 100, NULL)", after)
+            < 100 * ENOUGH
+        )
 
 
 async def test_a_slice_with_a_late_commit_in_it_too(store: asyncpg.Connection) -> None:
@@ -70,10 +73,10 @@ async def test_a_slice_with_a_late_commit_in_it_too(store: asyncpg.Connection) -
     await store.execute("UPDATE store.log SET id = 0 WHERE position = 50")
     await store.execute(f"UPDATE store.log SET id = 50 WHERE position = {ROWS} - 600")
     await store.execute(f"UPDATE store.log SET id = {ROWS} - 600 WHERE position = 50")
-    rows = await store.fetch("SELECT position, stream FROM store.read_log(0, 100)")
+    rows = await store.fetch("SELECT position, stream FROM store.read_types(0, 100, NULL)")
     assert [row["position"] for row in rows] == list(range(1, 101))
     assert rows[49]["stream"] == f"ledger-{ROWS - 600}"
-    assert await _touched(store, "SELECT * FROM store.read_log(0, 100)") < 100 * ENOUGH
+    assert await _touched(store, "SELECT * FROM store.read_types(0, 100, NULL)") < 100 * ENOUGH
 
 
 async def test_sequencing_reads_what_is_pending(store: asyncpg.Connection) -> None:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 import asyncpg
@@ -123,6 +123,8 @@ class Consumer:
         metrics.consumer_lag_seconds.labels(name).set_function(lambda: self.lag_seconds)
         self._advanced = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._following: tuple[int, asyncio.Future[Chunk]] | None = None
+        """What comes after a position: on its way, or here and not applied yet."""
 
     @property
     def head(self) -> int:
@@ -167,7 +169,7 @@ class Consumer:
             await self._save_position()
         finally:
             receiving.cancel()
-            await asyncio.gather(receiving, return_exceptions=True)
+            await asyncio.gather(receiving, self._forget_following(), return_exceptions=True)
 
     def stop(self) -> None:
         """Lets run() return after the transaction under way."""
@@ -227,29 +229,50 @@ class Consumer:
 
     async def _next(self, receiving: "asyncio.Task[None]") -> Chunk | None:
         """The next chunk; None when asked to stop. An error that ended `receiving` is raised."""
-        following = asyncio.ensure_future(until_it_works(self.name, lambda: self._feed.next(self.position)))
+        if self._following is None or self._following[0] != self.position:
+            await self._forget_following()
+            self._follow(self.position)
+        assert self._following is not None
+        _, following = self._following
         stopping = asyncio.ensure_future(self._stopping.wait())
+        any_of: set[asyncio.Future[Any]] = {following, stopping, receiving}
         try:
             while True:
                 unsaved = self.position > self._saved
                 done, _ = await asyncio.wait(
-                    {following, stopping, receiving},
+                    any_of,
                     timeout=_SAVE_AFTER_S if unsaved else _LOOK_AFTER_PARKED_S,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if receiving in done:
                     receiving.result()
                 if done:
-                    return following.result() if following.done() else None
+                    if not following.done():
+                        return None
+                    self._following = None
+                    return following.result()
                 if unsaved:
                     await until_it_works(self.name, self._save_position)
                 await self._look_after_parked()
         finally:
-            following.cancel()
             stopping.cancel()
+
+    def _follow(self, position: int) -> None:
+        following = until_it_works(self.name, lambda: self._feed.next(position))
+        self._following = position, asyncio.ensure_future(following)
+
+    async def _forget_following(self) -> None:
+        """What it may already have taken out of the queue is a gap then, and comes from the log."""
+        if self._following is not None:
+            _, following = self._following
+            self._following = None
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
     async def _apply(self, chunk: Chunk) -> None:
         last = chunk.events[-1].position
+        # The next chunk is received and decoded while the database works on this one.
+        self._follow(last)
         mine = [event for event in chunk.events if event.type in self._handler.types]
         if not mine or await self._take_effect(mine, last):
             self._advance(last)

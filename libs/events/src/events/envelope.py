@@ -1,7 +1,6 @@
 """What surrounds a payload: the recorded event, its metadata, and its CloudEvents form on the wire."""
 
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -34,7 +33,7 @@ def platform_stream(platform: str, customer_id: str) -> str:
     return f"{PLATFORM_STREAMS[platform]}-{derived_id(_PLATFORM_CUSTOMERS, platform, customer_id)}"
 
 
-class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Where an event came from. Travels with it through the log, the broker and every consumer."""
 
     correlation_id: str | None = None
@@ -91,14 +90,18 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     metadata: Metadata
     recorded_at: datetime
 
-    @cached_property
+    @property
     def payload(self) -> Event:
         """The decoded payload.
 
         Raises:
             UnknownContract: this process does not know the type or schema version.
         """
-        return registry.decode(self.type, self.schema_version, self.data)
+        # Not functools.cached_property, whose lock on Python 3.11 costs as much as decoding.
+        decoded: Event | None = self.__dict__.get("payload")
+        if decoded is None:
+            decoded = self.__dict__["payload"] = registry.decode(self.type, self.schema_version, self.data)
+        return decoded
 
     def caused(self, actor: str) -> Metadata:
         """The metadata of what `actor` (`service:<name>`) appends because of this event."""
@@ -125,33 +128,33 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return CloudEvent(
             specversion="1.0",
             datacontenttype="application/json",
-            id=str(self.event_id),
+            id=self.event_id,
             source=f"/sangam/{self.type.split('.', 1)[0]}",
             type=self.type,
             time=self.recorded_at,
-            subject=str(self.subject) if self.subject else None,
+            subject=self.subject,
             data=msgspec.Raw(self.data),
             stream=self.stream,
             version=self.version,
             position=self.position,
             schemaversion=self.schema_version,
             correlationid=metadata.correlation_id,
-            causationid=str(metadata.causation_id) if metadata.causation_id else None,
+            causationid=metadata.causation_id,
             actor=metadata.actor,
             platform=metadata.platform,
             traceparent=metadata.traceparent,
         )
 
 
-class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An event on the wire: CloudEvents 1.0 JSON format (https://cloudevents.io), structured mode."""
 
     specversion: str
-    id: str
+    id: UUID
     source: str
     type: str
     time: datetime
-    subject: str | None = None
+    subject: UUID | None = None
     datacontenttype: str
     data: msgspec.Raw
     stream: str
@@ -159,7 +162,7 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     position: int
     schemaversion: int = 1
     correlationid: str | None = None
-    causationid: str | None = None
+    causationid: UUID | None = None
     actor: str | None = None
     platform: str | None = None
     traceparent: str | None = None
@@ -170,14 +173,14 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             position=self.position,
             stream=self.stream,
             version=self.version,
-            event_id=UUID(self.id),
+            event_id=self.id,
             type=self.type,
             schema_version=self.schemaversion,
-            subject=UUID(self.subject) if self.subject else None,
+            subject=self.subject,
             data=bytes(self.data),
             metadata=Metadata(
                 correlation_id=self.correlationid,
-                causation_id=UUID(self.causationid) if self.causationid else None,
+                causation_id=self.causationid,
                 actor=self.actor,
                 platform=self.platform,
                 traceparent=self.traceparent,
@@ -186,6 +189,10 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def attributes(self) -> dict[str, Any]:
-        """The context attributes alone, as the binary mode's headers want them."""
+        """The context attributes alone, ids as text, as the binary mode's headers want them."""
         values = {name: getattr(self, name) for name in self.__struct_fields__ if name != "data"}
-        return {name: value for name, value in values.items() if value is not None}
+        return {
+            name: str(value) if isinstance(value, UUID) else value
+            for name, value in values.items()
+            if value is not None
+        }

@@ -256,7 +256,8 @@ class LogFeed:
                 self._inbox.popleft()
                 metrics.duplicates.labels(self._label).inc(headers.last - headers.first + 1)
                 if not events:
-                    await self._ack(delivery.tag, delivery.channel)
+                    # It alone: what came before it may still be on its way into the database.
+                    await self._ack(delivery.tag, delivery.channel, multiple=False)
                 else:
                     last = delivery
             elif events and len(events) + headers.last - headers.first >= MAX_EVENTS:
@@ -281,6 +282,8 @@ class LogFeed:
                     continue
                 events += batch[next_position - headers.first :]
                 last = delivery
+                # Batch by batch: whoever waits for the database meanwhile gets its answer in between.
+                await asyncio.sleep(0)
         if not events:
             return None
         assert last is not None
@@ -328,7 +331,7 @@ class LogFeed:
         elif self.epoch != actual:
             raise EpochChanged(self._queue, self.epoch, actual)
 
-    async def _ack(self, tag: int, channel: aiormq.abc.AbstractChannel) -> None:
+    async def _ack(self, tag: int, channel: aiormq.abc.AbstractChannel, *, multiple: bool = True) -> None:
         # A channel that is gone redelivers, and the position tells what is old.
         with contextlib.suppress(*BROKER_ERRORS):
-            await channel.basic_ack(tag, multiple=True)
+            await channel.basic_ack(tag, multiple=multiple)

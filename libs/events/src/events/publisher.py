@@ -15,9 +15,10 @@ import structlog
 from aiormq import spec
 
 from events import metrics, pg, wire
-from events.envelope import RecordedEvent
+from events.contracts import registry
+from events.envelope import CloudEvent
 from events.outage import BROKER_ERRORS
-from events.store import recorded
+from events.wire import LogEntry
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,8 @@ _HEARTBEAT_S = 1.0
 _CHECKPOINT_EVERY_S = 0.2
 _RECENT_EVENTS = 20_000
 _AGE_EVERY_S = 0.5
+_PAGE = 8 * MAX_BATCH
+"""Entries read from the store at once."""
 
 
 class LogTail:
@@ -37,27 +40,70 @@ class LogTail:
 
     def __init__(self, reader: pg.Session, head: int) -> None:
         self._reader = reader
-        self._recent: deque[RecordedEvent] = deque(maxlen=_RECENT_EVENTS)
+        self._recent: deque[LogEntry] = deque(maxlen=_RECENT_EVENTS)
         self.head = head
         self.grown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the log grows; a new one then takes its place."""
-        self._turn = asyncio.Lock()
 
-    def extend(self, events: Sequence[RecordedEvent]) -> None:
+    def extend(self, entries: Sequence[LogEntry]) -> None:
         """Adds what was sequenced just now."""
-        self._recent.extend(events)
-        self.head = events[-1].position
+        self._recent.extend(entries)
+        self.head = entries[-1].position
         grown, self.grown = self.grown, asyncio.get_running_loop().create_future()
         grown.set_result(None)
 
-    async def after(self, position: int, limit: int) -> list[RecordedEvent]:
-        """Up to `limit` events after `position`."""
-        if self._recent and self._recent[0].position <= position + 1:
-            start = position + 1 - self._recent[0].position
-            return [self._recent[n] for n in range(start, min(start + limit, len(self._recent)))]
-        async with self._turn:
-            rows = await self._reader.fetch("SELECT * FROM store.read_log($1, $2)", position, limit)
-        return [recorded(row) for row in rows]
+    def recent(self, position: int, limit: int) -> list[LogEntry] | None:
+        """Up to `limit` entries after `position`, if they are in memory."""
+        if not self._recent or self._recent[0].position > position + 1:
+            return None
+        start = position + 1 - self._recent[0].position
+        return [self._recent[n] for n in range(start, min(start + limit, len(self._recent)))]
+
+    async def read(self, position: int, limit: int) -> list[LogEntry]:
+        """Up to `limit` entries after `position`, from the store."""
+        rows = await self._reader.fetch(
+            "SELECT * FROM store.read_cloud_events($1, $2, NULL)", position, position + limit
+        )
+        return [LogEntry(row["position"], row["event"]) for row in rows]
+
+
+class _Backlog:
+    """The log as one publisher goes through it. The store reads its next page while this one is published."""
+
+    def __init__(self, tail: LogTail) -> None:
+        self._tail = tail
+        self._page: list[LogEntry] = []
+        self._next: tuple[int, asyncio.Task[list[LogEntry]]] | None = None
+
+    async def after(self, position: int, limit: int) -> list[LogEntry]:
+        """Up to `limit` entries after `position`; at least one, where there is one."""
+        if (recent := self._tail.recent(position, limit)) is not None:
+            return recent
+        start = position + 1 - self._page[0].position if self._page else 0
+        if not 0 <= start < len(self._page):
+            self._page, start = await self._turn_to(position), 0
+        return self._page[start : start + limit]
+
+    async def _turn_to(self, position: int) -> list[LogEntry]:
+        if self._next is None or self._next[0] != position:
+            await self.close()
+            page = await self._tail.read(position, _PAGE)
+        else:
+            _, reading = self._next
+            self._next = None
+            page = await reading
+        if len(page) == _PAGE:
+            last = page[-1].position
+            self._next = last, asyncio.create_task(self._tail.read(last, _PAGE), name="relay-read-ahead")
+        return page
+
+    async def close(self) -> None:
+        """Ends the reading ahead."""
+        if self._next is not None:
+            _, reading = self._next
+            self._next = None
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 Message = tuple[bytes, str, spec.Basic.Properties]
@@ -65,7 +111,8 @@ Message = tuple[bytes, str, spec.Basic.Properties]
 
 
 class _OpenBatch(NamedTuple):
-    last: RecordedEvent
+    last: int
+    """Its last position."""
     messages: int
     confirmed: "asyncio.Future[list[object]]"
 
@@ -101,13 +148,17 @@ class Publisher(ABC):
         oldest, oldest_at = 0, datetime.now(UTC)
         while True:
             if self._tail.head > self.position:
-                if oldest != self.position + 1 and (events := await self._tail.after(self.position, 1)):
-                    oldest, oldest_at = events[0].position, events[0].recorded_at
+                if oldest != self.position + 1 and (entries := await self._first_open()):
+                    oldest, oldest_at = entries[0].position, wire.decode_event(entries[0].cloud_event).time
                 age_s = (datetime.now(UTC) - oldest_at).total_seconds()
                 metrics.unpublished_age.labels(self.name).set(max(age_s, 0.0))
             else:
                 metrics.unpublished_age.labels(self.name).set(0.0)
             await asyncio.sleep(_AGE_EVERY_S)
+
+    async def _first_open(self) -> list[LogEntry]:
+        recent = self._tail.recent(self.position, 1)
+        return recent if recent is not None else await self._tail.read(self.position, 1)
 
     async def _run_for_ever(self) -> None:
         backoff_s = 0.1
@@ -138,7 +189,7 @@ class Publisher(ABC):
         """Declares what is published to, so that publishing goes on when the broker comes back empty."""
 
     @abstractmethod
-    def _messages(self, events: Sequence[RecordedEvent]) -> list[Message]:
+    def _messages(self, entries: Sequence[LogEntry]) -> list[Message]:
         """The messages of a batch."""
 
     def _heartbeat(self) -> "list[Message]":
@@ -148,13 +199,14 @@ class Publisher(ABC):
     async def _publish(self, channel: aiormq.Channel) -> None:
         sent = self.position
         self._open.clear()
+        backlog = _Backlog(self._tail)
         try:
             while True:
                 while self._may_send(sent):
-                    events = await self._tail.after(sent, MAX_BATCH)
-                    confirms = self._send(channel, self._messages(events))
-                    self._open.append(_OpenBatch(events[-1], len(confirms), asyncio.gather(*confirms)))
-                    sent = events[-1].position
+                    entries = await backlog.after(sent, MAX_BATCH)
+                    sent = entries[-1].position
+                    confirms = self._send(channel, self._messages(entries))
+                    self._open.append(_OpenBatch(sent, len(confirms), asyncio.gather(*confirms)))
                 if self._open:
                     either: set[asyncio.Future[Any]] = {self._open[0].confirmed, self._tail.grown}
                     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -165,6 +217,7 @@ class Publisher(ABC):
                         await asyncio.gather(*self._send(channel, self._heartbeat()))
                 await self._save_checkpoint()
         finally:
+            await backlog.close()
             for batch in self._open:
                 batch.confirmed.cancel()
             await asyncio.gather(*(batch.confirmed for batch in self._open), return_exceptions=True)
@@ -182,8 +235,8 @@ class Publisher(ABC):
         while self._open and self._open[0].confirmed.done():
             batch = self._open.popleft()
             batch.confirmed.result()
-            metrics.published.labels(self.name).inc(batch.last.position - self.position)
-            self.position = batch.last.position
+            metrics.published.labels(self.name).inc(batch.last - self.position)
+            self.position = batch.last
 
     def _send(self, channel: aiormq.Channel, messages: list[Message]) -> list["asyncio.Task[object]"]:
         # wait=False: with it each publish would hold the channel until the socket is drained.
@@ -219,8 +272,8 @@ class LogPublisher(Publisher):
         )
         await channel.declare_exchange(wire.DEAD_EXCHANGE, aio_pika.ExchangeType.FANOUT, durable=True)
 
-    def _messages(self, events: Sequence[RecordedEvent]) -> list[Message]:
-        body, headers = wire.encode_batch(events, self._epoch)
+    def _messages(self, entries: Sequence[LogEntry]) -> list[Message]:
+        body, headers = wire.encode_batch(entries, self._epoch)
         return [(body, "", self._properties(headers))]
 
     def _heartbeat(self) -> list[Message]:
@@ -242,17 +295,22 @@ class EventsPublisher(Publisher):
     async def _declare(self, channel: aio_pika.abc.AbstractChannel) -> None:
         await channel.declare_exchange(self.exchange, aio_pika.ExchangeType.TOPIC, durable=True)
 
-    def _messages(self, events: Sequence[RecordedEvent]) -> list[Message]:
-        return [(event.data, event.type, self._properties(event)) for event in events if event.public]
+    def _messages(self, entries: Sequence[LogEntry]) -> list[Message]:
+        events = [wire.decode_event(entry.cloud_event) for entry in entries]
+        return [
+            (bytes(event.data), event.type, self._properties(event))
+            for event in events
+            if registry.is_public(event.type, event.schemaversion)
+        ]
 
     @staticmethod
-    def _properties(event: RecordedEvent) -> spec.Basic.Properties:
-        attributes = event.cloud_event().attributes()
+    def _properties(event: CloudEvent) -> spec.Basic.Properties:
+        attributes = event.attributes()
         content_type = attributes.pop("datacontenttype")
-        attributes["time"] = event.recorded_at.isoformat().replace("+00:00", "Z")
+        attributes["time"] = event.time.isoformat().replace("+00:00", "Z")
         return spec.Basic.Properties(
             content_type=content_type,
             delivery_mode=2,
-            message_id=str(event.event_id),
+            message_id=attributes["id"],
             headers={f"cloudEvents:{name}": value for name, value in attributes.items()},
         )

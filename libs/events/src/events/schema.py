@@ -8,8 +8,8 @@ import asyncpg
 _SERVICE_FUNCTIONS = (
     "append",
     "append_one",
-    "read_log",
     "read_types",
+    "read_cloud_events",
     "read_positions",
     "read_stream",
     "find_event",
@@ -27,7 +27,7 @@ _RELAY_FUNCTIONS = (
     "last_event_id",
     "save_checkpoint",
     "read_checkpoint",
-    "read_log",
+    "read_cloud_events",
     "head",
     "chain_head",
 )

@@ -321,12 +321,34 @@ END $$;
 CREATE OR REPLACE FUNCTION store.genesis() RETURNS bytea
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT sha256('sangam event log'::bytea) $$;
 
+-- An event as it goes over the wire: CloudEvents 1.0, JSON format (events.envelope.CloudEvent). Made here because the
+-- relay and whoever reads the log then pass bytes on: a tenth of the time that ten columns take. The payload is copied
+-- as it is. Of the metadata, which are JSON of our own making, two names have an underscore that CloudEvents does not
+-- allow; inside a value their quotes would be escaped, so only names match.
+CREATE OR REPLACE FUNCTION store.cloud_event(
+    _position bigint, _stream text, _version bigint, _event_id uuid, _type text, _schema_version int, _subject uuid,
+    _data bytea, _metadata bytea, _recorded_at timestamptz
+) RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT convert_to(
+        '{"specversion":"1.0","datacontenttype":"application/json","id":"' || _event_id
+        || '","source":' || to_json('/sangam/' || split_part(_type, '.', 1)) || ',"type":' || to_json(_type)
+        || ',"time":"' || to_char(_recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '"'
+        || CASE WHEN _subject IS NULL THEN '' ELSE ',"subject":"' || _subject || '"' END
+        || ',"stream":' || to_json(_stream) || ',"version":' || _version || ',"position":' || _position
+        || ',"schemaversion":' || _schema_version
+        || CASE WHEN octet_length(_metadata) <= 2 THEN ''
+                ELSE ',' || rtrim(substr(replace(replace(convert_from(_metadata, 'UTF8'),
+                                                         '"correlation_id":', '"correlationid":'),
+                                                 '"causation_id":', '"causationid":'), 2), '}') END
+        || ',"data":', 'UTF8') || _data || '}'::bytea
+$$;
+
 -- Positions for up to _limit events that the statement's snapshot sees: those with an id above
 -- _after, and the _gaps below it that had not committed before. Whoever calls must hold the
 -- sequencer's advisory lock on this very session.
-CREATE OR REPLACE FUNCTION store.sequence(_after bigint, _gaps bigint[], _limit int)
-RETURNS TABLE (id bigint, "position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int,
-               subject uuid, data bytea, metadata bytea, recorded_at timestamptz)
+DROP FUNCTION IF EXISTS store.sequence(bigint, bigint[], int);
+CREATE FUNCTION store.sequence(_after bigint, _gaps bigint[], _limit int)
+RETURNS TABLE (id bigint, "position" bigint, event bytea)
 LANGUAGE sql SECURITY DEFINER SET search_path = store, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
     WITH head AS MATERIALIZED (
@@ -348,8 +370,8 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS
                chain(event_bytes(n.position, n.id, n.stream, n.version, n.event_id, n.type, n.schema_version, n.subject,
                                  n.data, n.metadata, n.recorded_at), n.head_hash) OVER (ORDER BY n.position)
         FROM numbered n)
-    SELECT n.id, n.position, n.stream, n.version, n.event_id, n.type, n.schema_version, n.subject, n.data, n.metadata,
-           n.recorded_at
+    SELECT n.id, n.position, cloud_event(n.position, n.stream, n.version, n.event_id, n.type, n.schema_version, n.subject,
+                                         n.data, n.metadata, n.recorded_at)
     FROM numbered n ORDER BY n.position
 $$;
 
@@ -402,19 +424,22 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION store.read_slice FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION store.read_log(_after bigint, _limit int)
-RETURNS TABLE ("position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int, subject uuid,
-               data bytea, metadata bytea, recorded_at timestamptz)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
-    SELECT * FROM read_slice(_after, _after + _limit, NULL)
-$$;
-
--- The events of some types in a range of positions: what one read model needs of the log, and nothing else.
+DROP FUNCTION IF EXISTS store.read_log(bigint, int);
+-- The events of some types (NULL: of all) in a range of positions: what one read model needs of the log.
 CREATE OR REPLACE FUNCTION store.read_types(_after bigint, _up_to bigint, _types text[])
 RETURNS TABLE ("position" bigint, stream text, version bigint, event_id uuid, type text, schema_version int, subject uuid,
                data bytea, metadata bytea, recorded_at timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
     SELECT * FROM read_slice(_after, least(_up_to, (SELECT max(log.position) FROM log)), _types)
+$$;
+
+-- The same as they go over the wire.
+CREATE OR REPLACE FUNCTION store.read_cloud_events(_after bigint, _up_to bigint, _types text[])
+RETURNS TABLE ("position" bigint, event bytea)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
+    SELECT r.position, cloud_event(r.position, r.stream, r.version, r.event_id, r.type, r.schema_version, r.subject, r.data,
+                                   r.metadata, r.recorded_at)
+    FROM read_slice(_after, least(_up_to, (SELECT max(log.position) FROM log)), _types) r
 $$;
 
 -- The events at these positions, in order.

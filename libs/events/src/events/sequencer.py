@@ -13,8 +13,7 @@ import asyncpg
 import structlog
 
 from events import metrics, pg
-from events.envelope import RecordedEvent
-from events.store import recorded
+from events.wire import LogEntry
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +53,7 @@ class Sequencer:
         log.info("sequencer.leads", last_event_id=high)
         return cls(connection, high, xid)
 
-    async def sequence(self) -> list[RecordedEvent]:
+    async def sequence(self) -> list[LogEntry]:
         """Gives positions to what has committed, some thousand events at most. Empty: there was nothing.
 
         Raises:
@@ -67,7 +66,7 @@ class Sequencer:
                 raise LostLeadership(str(error)) from error
             raise
 
-    async def _sequence(self) -> list[RecordedEvent]:
+    async def _sequence(self) -> list[LogEntry]:
         ended_before = await self._ended_before()
         full_scan = self._takeover_xid is not None
         rows = await self._connection.fetch(
@@ -94,7 +93,7 @@ class Sequencer:
                 self._partitions_checked_at = top
                 await self._connection.execute("SELECT store.ensure_partitions()")
         metrics.sequenced.inc(len(rows))
-        return [recorded(row) for row in rows]
+        return [LogEntry(row["position"], row["event"]) for row in rows]
 
     async def _ended_before(self) -> int:
         """The transaction id below which every transaction has ended; 0 where nothing needs it."""

@@ -15,8 +15,23 @@ UNROUTED_EXCHANGE = "sangam.unrouted"
 
 BATCH_CONTENT_TYPE = "application/cloudevents-batch+json"
 
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(list[CloudEvent])
+_batch_decoder = msgspec.json.Decoder(list[CloudEvent])
+_decoder = msgspec.json.Decoder(CloudEvent)
+
+
+class LogEntry(NamedTuple):
+    """An event of the log as the store hands it out (`store.cloud_event`): bytes to pass on."""
+
+    position: int
+    cloud_event: bytes
+
+
+decode_event = _decoder.decode
+"""An event from `LogEntry.cloud_event`.
+
+Raises:
+    msgspec.DecodeError: somebody has damaged it in the store.
+"""
 
 
 class MalformedBatch(ValueError):
@@ -38,11 +53,11 @@ class BatchHeaders(NamedTuple):
         return self.first > self.last
 
 
-def encode_batch(events: Sequence[RecordedEvent], epoch: UUID) -> tuple[bytes, dict[str, Any]]:
+def encode_batch(entries: Sequence[LogEntry], epoch: UUID) -> tuple[bytes, dict[str, Any]]:
     """Body and headers of a batch. Positions must be contiguous."""
-    first, last = events[0].position, events[-1].position
-    assert last - first + 1 == len(events), "a batch covers a contiguous range"
-    body = _encoder.encode([event.cloud_event() for event in events])
+    first, last = entries[0].position, entries[-1].position
+    assert last - first + 1 == len(entries), "a batch covers a contiguous range"
+    body = b"[%b]" % b",".join([entry.cloud_event for entry in entries])
     return body, {"first": first, "last": last, "epoch": str(epoch)}
 
 
@@ -73,7 +88,7 @@ def decode_batch(body: bytes, headers: BatchHeaders) -> list[RecordedEvent]:
         MalformedBatch: the body is not what the headers announce.
     """
     try:
-        events = [event.recorded() for event in _decoder.decode(body)]
+        events = [event.recorded() for event in _batch_decoder.decode(body)]
     except (msgspec.DecodeError, ValueError) as error:
         raise MalformedBatch(str(error)) from error
     if [event.position for event in events] != list(range(headers.first, headers.last + 1)):

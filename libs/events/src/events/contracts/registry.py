@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False, gc=False):
     """Base of every event payload. Fields are added with defaults or under a new schema version."""
 
 
