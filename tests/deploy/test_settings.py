@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,14 @@ def test_every_setting_is_in_the_table() -> None:
     for service, kind in SETTINGS.items():
         for field in kind.__struct_fields__:
             assert field.upper() in documented, f"deploy/README.md does not name {field.upper()} of {service}"
+
+
+def test_the_image_is_built_from_every_member_of_the_workspace() -> None:
+    root = generate.HERE.parents[1]
+    dockerfile = (root / "deploy" / "docker" / "Dockerfile").read_text()
+    members = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["uv"]["workspace"]["members"]
+    for folder in (
+        folder for member in members for folder in root.glob(member) if (folder / "pyproject.toml").exists()
+    ):
+        path = folder.relative_to(root)
+        assert f"COPY {path}/pyproject.toml {path}/\n" in dockerfile, path
