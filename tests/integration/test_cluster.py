@@ -52,7 +52,7 @@ def test_the_watcher_of_queues_may_look_and_do_nothing_else(infrastructure: "Sta
     assert migrate(environment(infrastructure)).returncode == 0
     monitor = Management(infrastructure.cell.management.url, "monitor", MONITOR)
     # What KEDA asks.
-    assert "messages" in monitor.call("GET", f"/queues/{VHOST}/sangam.dead")
+    assert monitor.call("GET", f"/queues/{VHOST}/sangam.dead")["name"] == "sangam.dead"
     for method, path, body in (
         ("DELETE", f"/queues/{VHOST}/sangam.dead", None),
         ("PUT", f"/queues/{VHOST}/mine", {}),
