@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
+from events.contracts import Event
 from events.envelope import RecordedEvent, new_id
 from events.sequencer import Sequencer
 from events.store import EventStore, StreamAppend
@@ -36,7 +37,10 @@ def _chunks(events: list[RecordedEvent]) -> Iterator[list[RecordedEvent]]:
 
 
 async def _append(store: EventStore, events: list[RecordedEvent]) -> None:
-    parts = [StreamAppend(event.stream, (event.payload,)) for event in events]
+    by_stream: dict[str, list[Event]] = defaultdict(list)
+    for event in events:
+        by_stream[event.stream].append(event.payload)
+    parts = [StreamAppend(stream, tuple(payloads)) for stream, payloads in by_stream.items()]
     await store.append(parts, event_id=new_id(), subject=events[0].subject, metadata=events[0].metadata)
 
 
