@@ -15,12 +15,14 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from standardwebhooks import Webhook as Signer
+from yarl import URL
 
 RESPONSE_BYTES_MAX = 16 * 1024
 """Only the status counts. A connection whose answer is longer than this is closed."""
 URL_LENGTH_MAX = 2048
 CONNECTIONS_MAX = 512
 _RESOLVE_TIMEOUT_S = 1.5
+_URLS_REMEMBERED_MAX = 4096
 
 Address = IPv4Address | IPv6Address
 
@@ -104,6 +106,7 @@ class Egress:
             # "localhost" may be either.
             self._allowed |= {(each, int(port)) for each in (_LOOPBACK if address.is_loopback else (address,))}
             self._allowed.add((address, int(port)))
+        self._checked: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
         self._trusted: aiohttp.ClientSession | None = None
 
@@ -134,7 +137,7 @@ class Egress:
         Raises:
             NotAllowed
         """
-        self._host_and_port(url)
+        self._url(url)
 
     async def check_host(self, url: str) -> None:
         """`check`, and what its host resolves to now: refuses early what a socket would not connect to.
@@ -163,6 +166,15 @@ class Egress:
         except ValueError:
             return False
         return (address, port) in self._allowed or is_public(address)
+
+    def _url(self, url: str) -> URL:
+        known = self._checked.get(url)
+        if known is None:
+            self._host_and_port(url)
+            if len(self._checked) >= _URLS_REMEMBERED_MAX:
+                self._checked.clear()
+            known = self._checked[url] = URL(url)
+        return known
 
     def _host_and_port(self, url: str) -> tuple[str, int]:
         try:
@@ -200,15 +212,12 @@ class Egress:
         session = self._trusted if trusted else self._session
         assert session is not None, "used outside of its context"
         try:
-            if not trusted:
-                self.check(url)
-            async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                # Read to its end where it has one, so that the connection can be used again.
+            target = URL(url) if trusted else self._url(url)
+            async with session.post(target, data=body, headers=headers, allow_redirects=False) as response:
+                # Read to its end where it has one, so that the connection can be used again; else it is closed.
                 left = RESPONSE_BYTES_MAX
                 while left > 0 and (chunk := await response.content.read(left)):
                     left -= len(chunk)
-                if left <= 0:
-                    response.close()
                 return Reply(response.status, None, response.headers.get("Retry-After"))
         except TimeoutError:
             return Reply(None, "timeout")

@@ -81,6 +81,7 @@ class Endpoint:
         self._ready: deque[str] = deque()
         self._later: list[tuple[float, str]] = []
         self.sending: set[asyncio.Task[None]] = set()
+        self._attempting = 0
         self._tokens = 1.0
         self._tokens_at_s = time.monotonic()
         self._stopped = False
@@ -175,17 +176,18 @@ class Endpoint:
         burst = max(1.0, self._rate_per_s / 10)
         self._tokens = min(burst, self._tokens + (now_s - self._tokens_at_s) * self._rate_per_s)
         self._tokens_at_s = now_s
-        while self._ready and len(self.sending) < self._concurrency_max:
+        while self._ready and self._attempting < self._concurrency_max:
             if not self._dispatcher.may_start:
                 return 0.2
             if self._tokens < 1:
                 return (1 - self._tokens) / self._rate_per_s
             self._tokens -= 1
             head = self._chains[self._ready.popleft()][0]
+            self._attempting += 1
             task = asyncio.create_task(self._send(head))
             self.sending.add(task)
             task.add_done_callback(self._sent)
-        if self._later and len(self.sending) < self._concurrency_max:
+        if self._later and self._attempting < self._concurrency_max:
             return max(0.001, self._later[0][0] - now_s)
         return None
 
@@ -198,7 +200,13 @@ class Endpoint:
 
     async def _send(self, delivery: Delivery) -> None:
         """One attempt, its result, and what follows from it."""
-        now, answer = await self._attempt(delivery)
+        try:
+            now, answer = await self._attempt(delivery)
+        finally:
+            # Other chains need not wait until this result is durable.
+            self._attempting -= 1
+            if self._ready:
+                self.wake.set()
         if answer is None:
             status, next_attempt_at = "delivered", None
         else:

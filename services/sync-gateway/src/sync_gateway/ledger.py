@@ -168,54 +168,35 @@ class Ledger:
                     written.set_result(None)
 
     async def _write(self, results: Sequence[Result]) -> None:
-        async with self._database.acquire() as db, db.transaction():
-            attempted = [result for result in results if result.answer is not None]
-            # A delivery that is gone (its webhook deleted, its customer erased) keeps no attempts.
-            await db.execute(
-                "INSERT INTO webhook_attempt (webhook_id, n, attempt, at, response_code, latency_ms, error)"
-                " SELECT a.* FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::int[],"
-                "  $6::real[], $7::text[]) AS a(webhook_id, n, attempt, at, code, latency_ms, error)"
-                " JOIN webhook_delivery d ON d.webhook_id = a.webhook_id AND d.n = a.n ON CONFLICT DO NOTHING",
-                *_columns(
-                    [
-                        (
-                            result.webhook_id,
-                            result.delivery.n,
-                            result.delivery.attempts,
-                            result.at,
-                            result.answer.code,
-                            result.answer.latency_ms,
-                            result.answer.error,
-                        )
-                        for result in attempted
-                        if result.answer is not None
-                    ],
-                    7,
-                ),
-            )
-            await db.execute(
-                "UPDATE webhook_delivery d SET status = r.status, tries = r.tries, attempts = r.attempts,"
-                " next_attempt_at = r.next_attempt_at,"
-                " settled_at = CASE WHEN r.status IN ('delivered', 'exhausted') THEN now() END"
-                " FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::int[], $5::int[], $6::timestamptz[])"
-                "  AS r(webhook_id, n, status, tries, attempts, next_attempt_at)"
-                " WHERE d.webhook_id = r.webhook_id AND d.n = r.n",
-                *_columns(
-                    [
-                        (
-                            result.webhook_id,
-                            result.delivery.n,
-                            result.status,
-                            result.delivery.tries,
-                            result.delivery.attempts,
-                            result.next_attempt_at,
-                        )
-                        for result in results
-                    ],
-                    6,
-                ),
-            )
+        """In one statement: a delivery and its attempt change together."""
+        # A delivery that is gone (its webhook deleted, its customer erased) keeps no attempts.
+        await self._database.execute(
+            "WITH result AS (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::int[], $5::int[],"
+            "   $6::timestamptz[], $7::bool[], $8::timestamptz[], $9::int[], $10::real[], $11::text[])"
+            "   AS r(webhook_id, n, status, tries, attempts, next_attempt_at, attempted, at, code, latency_ms, error)),"
+            " known AS (UPDATE webhook_delivery d SET status = r.status, tries = r.tries, attempts = r.attempts,"
+            "   next_attempt_at = r.next_attempt_at,"
+            "   settled_at = CASE WHEN r.status IN ('delivered', 'exhausted') THEN now() END"
+            "  FROM result r WHERE d.webhook_id = r.webhook_id AND d.n = r.n RETURNING d.webhook_id, d.n)"
+            " INSERT INTO webhook_attempt (webhook_id, n, attempt, at, response_code, latency_ms, error)"
+            " SELECT r.webhook_id, r.n, r.attempts, r.at, r.code, r.latency_ms, r.error"
+            " FROM result r JOIN known USING (webhook_id, n) WHERE r.attempted ON CONFLICT DO NOTHING",
+            *zip(*map(_row, results), strict=True),
+        )
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:
-    return list(zip(*rows, strict=True)) or [()] * width
+def _row(result: Result) -> tuple[Any, ...]:
+    delivery, answer = result.delivery, result.answer
+    return (
+        result.webhook_id,
+        delivery.n,
+        result.status,
+        delivery.tries,
+        delivery.attempts,
+        result.next_attempt_at,
+        answer is not None,
+        result.at,
+        None if answer is None else answer.code,
+        0.0 if answer is None else answer.latency_ms,
+        None if answer is None else answer.error,
+    )
