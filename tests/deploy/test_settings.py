@@ -2,8 +2,11 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +242,27 @@ def test_the_image_is_built_from_every_member_of_the_workspace() -> None:
     ):
         path = folder.relative_to(root)
         assert f"COPY {path}/pyproject.toml {path}/\n" in dockerfile, path
+
+
+def test_the_image_has_what_its_programs_import() -> None:
+    """The image is built without the group `dev`; nothing of that group may be needed to provision."""
+    groups = tomllib.loads((generate.HERE.parents[1] / "pyproject.toml").read_text())["dependency-groups"]
+    development = {re.split(r"[^\w.-]", each)[0].lower() for each in groups["dev"] if isinstance(each, str)}
+    product = {re.split(r"[^\w.-]", each)[0].lower() for each in groups["stack"]} | {"aiohttp", "joserfc"}
+    hidden = [
+        module
+        for module, brought_by in packages_distributions().items()
+        if {name.lower() for name in brought_by} & (development - product)
+    ]
+    assert {"psutil", "aiohttp"}.isdisjoint(hidden)
+    assert {"yaml", "pytest", "testcontainers"} <= set(hidden)
+    program = f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); import cell, healthcheck"
+    folders = [str(generate.HERE.parent / name) for name in ("docker", "local")]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.argv = ['x']; sys.path[:0] = {folders!r}; {program}"],
+        capture_output=True,
+        text=True,
+        env={"HTTP_PORT": "1"},
+    )
+    # healthcheck asks at once, and nobody listens on port 1.
+    assert "Connection refused" in done.stderr, done.stderr
