@@ -49,6 +49,13 @@ def _posted(account: UUID, amount_minor: int) -> ledger.AccountPosted:
     )
 
 
+async def _register(keys: SubjectKeys, users: list[UUID]) -> None:
+    """Everybody who is registered has a key, which what they are told is sealed with."""
+    for user in users:
+        await keys.seal(user, "profile", "profile")
+        keys.forget(user)
+
+
 async def _fill(store: EventStore, sequencer: Sequencer, users: list[UUID], each: int) -> None:
     """One posting per customer after the other, so that neighbours in the log are never of one customer."""
     for round_ in range(each):
@@ -111,6 +118,7 @@ async def measure(cell: "Cell") -> list[Line]:
         events = customers * per_customer
         for _ in range(ROUNDS):
             users = [new_id() for _ in range(customers)]
+            await _register(keys, users)
             await _fill(ledger_store, sequencer, users, per_customer)
             raw.append(await _upsert_row_by_row(database, users))
             started_s = time.perf_counter()
@@ -159,9 +167,11 @@ async def measure_product(stack: "Stack") -> list[Line]:
     ledger_store = await EventStore.connect(stack.cell.store_url("ledger_transfer"))
     store = await EventStore.connect(stack.cell.store_url("notifier"))
     database = await asyncpg.connect(stack.cell.database_url("notifier"))
+    keys = await SubjectKeys.connect(stack.cell.keys_url("identity"), stack.credentials.subject_master_key)
     latencies_ms: list[float] = []
     for _ in range(CRITICALS):
         user, session_id = new_id(), new_id()
+        await _register(keys, [user])
         session = identity.SessionStarted(
             session_id=session_id, user_id=user, platform="bfc", acr=1, expires_at=datetime.now(UTC)
         )
@@ -173,6 +183,7 @@ async def measure_product(stack: "Stack") -> list[Line]:
             await asyncio.sleep(0.001)
         latencies_ms.append((time.perf_counter() - accepted_s) * 1000)
     users = [new_id() for _ in range(GROUPS)]
+    await _register(keys, users)
     for user in users:
         await ledger_store.append(
             [StreamAppend(f"ledger-{user}", (_posted(user, -100),))], event_id=new_id(), subject=user
@@ -187,7 +198,7 @@ async def measure_product(stack: "Stack") -> list[Line]:
                 late_ms.append((event.recorded_at - due).total_seconds() * 1000)
     assert len(late_ms) == GROUPS
     await database.close()
-    for each in (identity_store, ledger_store, store):
+    for each in (identity_store, ledger_store, store, keys):
         await each.close()
     lines: list[Line] = []
     for what, unit, values, bar in (
