@@ -77,8 +77,9 @@ class Notifier:
     def _commit(self, chapter: Chapter, lanes: Lanes, sightings: dict[tuple[UUID, str], Sighting | None]) -> None:
         self.lanes = {key: _encode(lane) for key, lane in lanes.items()}
         self.sightings = sightings
-        for spoken in chapter.spoken:
-            entry = spoken.event(ACCOUNTS)
+        entries = [spoken.event(ACCOUNTS) for spoken in chapter.spoken]
+        assert len({entry.event_id for entry in entries}) == len(entries), "one chunk tells a thing once"
+        for entry in entries:
             for _ in range(2):  # by two replicas
                 self.store.setdefault(entry.event_id, (chapter.now, entry.event))
 

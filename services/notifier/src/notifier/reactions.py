@@ -262,11 +262,13 @@ class Grouping:
             FACTS.labels("seen_by_both").inc(chapter.same)
         if not chapter.spoken:
             return
-        accounts = {account for spoken in chapter.spoken for account in grouping.accounts_of(spoken.fact)}
-        rows = await db.fetch("SELECT account_id, name FROM account_name WHERE account_id = ANY($1)", list(accounts))
-        names = {UUID(int=row["account_id"].int): _name_decoder.decode(row["name"]) for row in rows}
-        entries = [spoken.event(names) for spoken in chapter.spoken]
-        await enqueue(db, entries)
+        names: dict[UUID, AccountName] = {}
+        if accounts := {account for spoken in chapter.spoken for account in grouping.accounts_of(spoken.group.latest)}:
+            rows = await db.fetch(
+                "SELECT account_id, name FROM account_name WHERE account_id = ANY($1)", list(accounts)
+            )
+            names = {UUID(int=row["account_id"].int): _name_decoder.decode(row["name"]) for row in rows}
+        await enqueue(db, [spoken.event(names) for spoken in chapter.spoken])
 
     # The clock.
 

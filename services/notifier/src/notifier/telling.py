@@ -96,7 +96,6 @@ class Chapter:
         self.dropped = 0
         self.same = 0
         self._preferences = preferences
-        self._raised: set[UUID] = set()
         self._revised: set[UUID] = set()
 
     def preferences(self, user: UUID) -> PreferenceChanged:
@@ -147,7 +146,6 @@ class Chapter:
         assert group is not None
         match grouping.settle(lane, self.preferences(user), self.now):
             case Tell():
-                self._raised.add(group.notification_id)
                 self.spoken.append(Spoken(user, group.latest, group, self.preferences(user), None))
             case Hold():
                 pass
@@ -163,8 +161,8 @@ class Chapter:
                 self._revise(user, group, "seen_by_both")
 
     def _revise(self, user: UUID, group: Group, reason: str) -> None:
-        # What is raised or revised in this very chunk is put into words at its end, with all members.
-        if group.notification_id in self._raised | self._revised:
+        # What is revised in this very chunk is put into words at its end, with all members.
+        if group.notification_id in self._revised:
             return
         self._revised.add(group.notification_id)
         self.spoken.append(Spoken(user, group.latest, group, self.preferences(user), reason))
