@@ -1,6 +1,7 @@
 """Rules: a salary day on which everybody has a rule, beside the same postings without one; and the timer's rate."""
 
 import asyncio
+import base64
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -21,8 +22,10 @@ from events.contracts.ledger_rules import (
 from events.contracts.registry import Event, contract_of
 from events.envelope import Metadata, RecordedEvent, new_id
 from events.projections import Projections
+from events.sealing import SubjectKeys
 from events.sequencer import Sequencer
 from events.store import EventStore, StreamAppend
+from events.texts import Texts
 from ledger_transfer.ledger import Ledger
 from ledger_transfer.projections import PROJECTIONS
 from ledger_transfer.rule_terms import with_default_caps, worst_case
@@ -33,6 +36,7 @@ from report import Figure, Line, rate
 if TYPE_CHECKING:
     from provision import Cell
 
+MASTER_KEY = base64.b64encode(bytes(range(32))).decode()
 CUSTOMERS = 10_000
 ROUND = 2_000
 """Customers per round: so that every round's streams are as cold as a salary day's."""
@@ -125,8 +129,11 @@ async def measure(cell: "Cell") -> list[Line]:
     projections = Projections(PROJECTIONS)
     await database.execute(projections.ddl)
 
+    keys = await SubjectKeys.connect(cell.keys_url("ledger_transfer"), MASTER_KEY)
+    texts = Texts(keys)
+
     async def salaries(users: list[UUID]) -> None:
-        ledger = Ledger(store)
+        ledger = Ledger(store, texts)
         for first in range(0, len(users), 500):
             await asyncio.gather(*(ledger.record(user_id, _salary(user_id)) for user_id in users[first : first + 500]))
 
@@ -146,7 +153,7 @@ async def measure(cell: "Cell") -> list[Line]:
         fired += sum(isinstance(event.payload, RuleFired) for event in page)
         position = page[-1].position
     assert fired == CUSTOMERS, f"{fired} firings of {CUSTOMERS} rules"
-    timer = Timer(Ledger(store), database, clock=lambda: AT + timedelta(days=1, hours=1))
+    timer = Timer(Ledger(store, texts), database, clock=lambda: AT + timedelta(days=1, hours=1))
 
     async def calendar() -> None:
         while await timer.tick():
@@ -154,6 +161,7 @@ async def measure(cell: "Cell") -> list[Line]:
 
     runs = await rate(ROUND, calendar, 1)
     await store.close()
+    await keys.close()
     await database.close()
     await relay.close()
     return [

@@ -6,6 +6,7 @@ is compared with pgbench on one pair of rows.
 """
 
 import asyncio
+import base64
 import re
 import subprocess
 import sys
@@ -21,7 +22,9 @@ import aiohttp
 import asyncpg
 from events.contracts import Event, banking, contract_of, encode, trading
 from events.envelope import Metadata, RecordedEvent, new_id
+from events.sealing import SubjectKeys
 from events.store import EventStore
+from events.texts import Texts
 from ledger_transfer.ledger import Ledger, transfer_id_of
 from ledger_transfer.state import account_id_of
 from ledger_transfer.transfers import Clearance, TransferRequest
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from provision import Cell
     from stack import Stack
 
+MASTER_KEY = base64.b64encode(bytes(range(32))).decode()
 ACCOUNTS = 1_000
 PGBENCH_CLIENTS = 16
 PGBENCH_S = 3
@@ -161,7 +165,8 @@ async def in_process(cell: "Cell") -> list[Line]:
     """Many customers, then one."""
     usual, hot = await _ceilings(cell)
     store = await EventStore.connect(cell.store_url("ledger_transfer"))
-    ledger = Ledger(store)
+    keys = await SubjectKeys.connect(cell.keys_url("ledger_transfer"), MASTER_KEY)
+    ledger = Ledger(store, Texts(keys))
     users = [new_id() for _ in range(ACCOUNTS)]
     await asyncio.gather(*(_open(ledger, user_id) for user_id in users))
 
@@ -175,6 +180,7 @@ async def in_process(cell: "Cell") -> list[Line]:
         )
         one.append(await _at_once(TRANSFERS, AT_ONCE, lambda n, r=number: transfer(users[0], f"hot-{r}-{n}")))  # type: ignore[misc]
     await store.close()
+    await keys.close()
     reference = f"pgbench, one function a transfer, {PGBENCH_CLIENTS} clients"
     return [
         Line("transfers in process, limits on", Figure(spread[1:]), "transfers/s", reference, usual, "≥ 2.5×"),

@@ -34,6 +34,7 @@ AUDIT = "ops_audit"
 KEY_RIGHTS: dict[str, Sequence[str]] = {
     "identity": ("find", "find_or_create", "erase"),
     "sync_gateway": ("find", "find_or_create"),
+    "ledger_transfer": ("find", "find_or_create"),
     "notifier": ("find", "find_or_create"),
     "search": ("find",),
 }

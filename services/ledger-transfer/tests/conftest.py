@@ -19,6 +19,7 @@ from ledger_transfer.projections import PROJECTIONS
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from keys_in_memory import texts
 from ledger_client import Client, Host, ReadModel
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ async def clients(client_urls: dict[str, str]) -> AsyncIterator[tuple[Client, Cl
     sequencer = await Sequencer.take_over(relay)
     assert sequencer is not None
     read_model = ReadModel(store, db, sequencer, identity, gateway)
-    ledger = Ledger(store)
+    sealed = texts()
+    store.opens_with(sealed.open_events)
+    ledger = Ledger(store, sealed)
     app: Any = create_app(
         Host(store, read_model),
         routes(ledger, db, CursorCodec("a secret of a test, long enough"), 2_00_000_00),

@@ -25,6 +25,7 @@ from events.projections import Projections
 from events.sequencer import Sequencer
 from events.store import EventStore, StreamAppend
 from jwt.algorithms import ECAlgorithm
+from keys_in_memory import texts
 from ledger_transfer.api_rules import rule_routes
 from ledger_transfer.ledger import Ledger
 from ledger_transfer.projections import PROJECTIONS
@@ -109,12 +110,12 @@ class RuleWorld:
         self.restart()
 
     def restart(self) -> None:
-        self.ledger = Ledger(self.store)
+        self.ledger = Ledger(self.store, texts())
         self.reactions = Reactions(self.ledger)
         self.timer = self.another_timer(self.ledger)
 
     def another_timer(self, ledger: Ledger | None = None) -> Timer:
-        return Timer(ledger or Ledger(self.store), self.db, clock=lambda: self.now)
+        return Timer(ledger or Ledger(self.store, texts()), self.db, clock=lambda: self.now)
 
     # What others do
 

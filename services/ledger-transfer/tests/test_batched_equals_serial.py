@@ -22,6 +22,7 @@ from events.envelope import Metadata, RecordedEvent, new_id
 from events.store import EventIdReused, EventStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from keys_in_memory import texts
 from ledger_transfer.allowances import NewLimits
 from ledger_transfer.deciding import decide
 from ledger_transfer.holds import HoldNotOpen, capture, void
@@ -258,7 +259,7 @@ async def check(customer: Customer, *, in_order: bool) -> None:
         assert any(same(answer, customer.expected(answer.command, moment)) for moment in possible), answer
         so_far += answer is customer.writers.get(customer.event_id(answer.command))
     assert await customer.ledger.state(customer.user_id) == moments[-1].state
-    assert await Ledger(customer.store).state(customer.user_id) == moments[-1].state
+    assert await Ledger(customer.store, texts()).state(customer.user_id) == moments[-1].state
     for debits, credits_ in totals(await customer.ledger.history(customer.user_id)).values():
         assert debits == credits_
 
@@ -266,7 +267,7 @@ async def check(customer: Customer, *, in_order: bool) -> None:
 def test_all_at_once_is_one_after_the_other_in_some_order(cell: "Cell") -> None:
     with asyncio.Runner() as runner:
         store = runner.run(EventStore.connect(cell.store_url("ledger_transfer")))
-        ledger = Ledger(store)
+        ledger = Ledger(store, texts())
 
         async def both(commands: Sequence[Command]) -> None:
             serial, batched = Customer(ledger, store), Customer(ledger, store)
@@ -293,7 +294,7 @@ def test_all_at_once_is_one_after_the_other_in_some_order(cell: "Cell") -> None:
 async def test_a_request_sent_twice_at_once_gets_one_answer_twice(cell: "Cell", kind: Any) -> None:
     """The second is decided on what the first will leave: a token that is used, a hold that is not open any more."""
     store = await EventStore.connect(cell.store_url("ledger_transfer"))
-    customer = Customer(Ledger(store), store)
+    customer = Customer(Ledger(store, texts()), store)
     await customer.begin()
     for command in BEFORE:
         await customer.ask(command)

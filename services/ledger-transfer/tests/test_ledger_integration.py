@@ -24,6 +24,7 @@ from events.envelope import Metadata, RecordedEvent, new_id, platform_stream
 from events.projections import Projections, rebuild
 from events.sequencer import Sequencer
 from events.store import EventIdReused, EventStore, StreamAppend
+from keys_in_memory import texts
 from ledger_transfer.ledger import Ledger, transfer_id_of
 from ledger_transfer.projections import PROJECTIONS
 from ledger_transfer.projections.clearing import Totals, self_check, totals
@@ -52,7 +53,7 @@ class World:
         self.stores = stores
         self.store = stores["ledger_transfer"]
         self.db = db
-        self.ledger = Ledger(self.store)
+        self.ledger = Ledger(self.store, texts())
         self._sequencer = sequencer
         self._positions: dict[str, int] = {}
 
@@ -215,7 +216,7 @@ def balances(state: LedgerState, customer: Customer) -> tuple[int, int]:
 async def test_one_transfer_posted_fifty_times_at_once_moves_money_once(world: World) -> None:
     customer = await world.customer(savings=100_00)
     second = await EventStore.connect(world.store_url)
-    ledgers = (world.ledger, Ledger(second))
+    ledgers = (world.ledger, Ledger(second, texts()))
     outcomes = await asyncio.gather(
         *(
             ledgers[n % 2].transfer(customer.user_id, customer.request(40_00, "k"), NOBODY, AT + timedelta(n))
@@ -233,7 +234,7 @@ async def test_fifty_transfers_for_one_balance_never_overdraw_it(world: World) -
     """From two processes, each with a cache that the other makes stale."""
     customer = await world.customer(savings=100_00)
     second = await EventStore.connect(world.store_url)
-    ledgers = (world.ledger, Ledger(second))
+    ledgers = (world.ledger, Ledger(second, texts()))
     for ledger in ledgers:
         await ledger.state(customer.user_id)
     outcomes = await asyncio.gather(
@@ -252,7 +253,7 @@ async def test_fifty_transfers_for_one_balance_never_overdraw_it(world: World) -
 async def test_a_stale_replica_does_not_refuse_money_that_is_there(world: World) -> None:
     customer = await world.customer(savings=0)
     second = await EventStore.connect(world.store_url)
-    stale = Ledger(second)
+    stale = Ledger(second, texts())
     await stale.state(customer.user_id)
     await world.ledger.record(customer.user_id, recorded(customer.posted(50_00)))
     outcome = await stale.transfer(customer.user_id, customer.request(50_00, "k"), NOBODY, AT)
@@ -318,7 +319,7 @@ async def test_a_crash_between_append_and_position_moves_the_money_once(world: W
         await world.react(crash=True)
     before = await world.ledger_events(customer.user_id)
     assert len(before) == 3, "the append was durable before the crash"
-    restarted = Ledger(world.store)
+    restarted = Ledger(world.store, texts())
     await world.react(reactions=Reactions(restarted))
     assert await world.ledger_events(customer.user_id) == before
     assert (await restarted.state(customer.user_id)).accounts[customer.savings].balance_minor == 120_00
@@ -332,7 +333,7 @@ async def test_a_crash_in_the_middle_of_a_batch_moves_the_money_once(
     await world.platform_says(
         customer.savings_opened(100_00), *(customer.posted(amount) for amount in (1_00, 2_00, 4_00))
     )
-    dying = Ledger(world.store)
+    dying = Ledger(world.store, texts())
     record, count = dying.record, itertools.count()
 
     async def record_two(user_id: UUID, item: RecordedEvent) -> None:

@@ -22,6 +22,7 @@ from events.store import EventStore
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from keys_in_memory import texts
 from ledger_transfer.allowances import NewLimits
 from ledger_transfer.bulk import BulkRequest
 from ledger_transfer.holds import HoldNotOpen
@@ -379,7 +380,7 @@ def test_two_replicas_and_a_model_agree_after_every_step(cell: "Cell") -> None:
     with asyncio.Runner() as runner:
         stores = [runner.run(EventStore.connect(url)) for _ in range(2)]
         Money.runner, Money.store = runner, stores[0]
-        Money.ledgers = (Ledger(stores[0]), Ledger(stores[1]))
+        Money.ledgers = (Ledger(stores[0], texts()), Ledger(stores[1], texts()))
         run_state_machine_as_test(
             Money,
             settings=settings(

@@ -26,6 +26,7 @@ from ledger_transfer.ledger import Ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from keys_in_memory import texts
 from rule_stories import below, india, share, terms
 from rule_world import CrashError, Customer, RuleWorld, once_each, rule_world
 
@@ -139,7 +140,8 @@ async def test_two_replicas_and_a_read_model_that_lags(world: RuleWorld, cell: "
     world.now = india("2026-03-02T09:00")
     second = await EventStore.connect(cell.store_url("ledger_transfer"))
     for _ in range(3):  # the table still says that all are due
-        timers = [world.another_timer(), world.another_timer(Ledger(second)), world.another_timer(Ledger(second))]
+        others = [world.another_timer(Ledger(second, texts())) for _ in range(2)]
+        timers = [world.another_timer(), *others]
         await asyncio.gather(*(timer.tick() for timer in timers))
     await second.close()
     for customer in customers:
@@ -302,12 +304,13 @@ import asyncpg
 from events.store import EventStore
 from ledger_transfer.ledger import Ledger
 from ledger_transfer.timer import Timer
+from keys_in_memory import texts
 
 async def main(store_url, database_url, now):
     store = await EventStore.connect(store_url)
     database = await asyncpg.create_pool(database_url, min_size=1, max_size=2)
     print("ready", flush=True)
-    await Timer(Ledger(store), database, clock=lambda: datetime.fromisoformat(now)).run()
+    await Timer(Ledger(store, texts()), database, clock=lambda: datetime.fromisoformat(now)).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """
@@ -323,7 +326,7 @@ async def test_a_timer_killed_again_and_again_makes_every_run_once(world: RuleWo
     arguments = [sys.executable, "-c", TIMER, cell.store_url("ledger_transfer"), cell.database_url("ledger_transfer")]
     kills = 0
     for _ in range(30):
-        process = subprocess.Popen([*arguments, now.isoformat()], stdout=subprocess.PIPE)  # noqa: ASYNC220
+        process = subprocess.Popen([*arguments, now.isoformat()], stdout=subprocess.PIPE, cwd=Path(__file__).parent)  # noqa: ASYNC220
         assert process.stdout is not None
         await asyncio.to_thread(process.stdout.readline)
         await asyncio.sleep(chance.uniform(0.02, 0.3))

@@ -1,7 +1,7 @@
 """The bounds of the intake, against event stores that do not answer."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import pytest_asyncio
@@ -20,7 +20,10 @@ ITEM = {
 
 
 class NoProfiles:
-    """For batches without profile items."""
+    """For batches without personal items."""
+
+    async def expect(self, platform: Platform, customer_ids: Sequence[str]) -> None:
+        assert not customer_ids
 
     async def seal(self, platform: Platform, item: Translated) -> Translated:
         raise NotImplementedError

@@ -17,13 +17,14 @@ import uvloop
 from events import pg
 from events.consumer import DDL, Consumer, Handler
 from events.contracts import contract_of
-from events.contracts.identity import SigningKeyRetired, UserErased
+from events.contracts.identity import SigningKeyRetired
 from events.envelope import RecordedEvent
 from events.follower import Follower
 from events.outage import is_outage, until_it_works
 from events.projections import Projection, Projections
 from events.sealing import SubjectKeys
 from events.store import EventStore
+from events.texts import Texts
 from events.worker import Operator
 from litestar import Litestar
 from typing_extensions import TypeVar
@@ -44,7 +45,7 @@ DRAIN_S_MAX = 10
 READY_LAG_MAX = 10_000
 """A read model further behind than this many positions is not fit to answer."""
 
-_ACCESS_TYPES = frozenset(contract_of(kind).type for kind in (SigningKeyRetired, UserErased))
+_KEY_RETIRED = contract_of(SigningKeyRetired).type
 _CHECK_TIMEOUT_S = 1.0
 _EXIT_SETTINGS = 78  # EX_CONFIG
 _DATABASE_CONNECTIONS_MAX = 8
@@ -113,6 +114,7 @@ class Runtime(Generic[S]):
             self._subject_keys = await SubjectKeys.connect(
                 self.settings.subject_keys_url, self.settings.subject_master_key
             )
+            self.store.opens_with(Texts(self._subject_keys).open_events)
 
     def project(self, projections: Sequence[Projection] = ()) -> Consumer:
         """The service's read models, and those of keys and sessions that all have, as its consumer "projections"."""
@@ -225,12 +227,8 @@ class Runtime(Generic[S]):
     async def _on_access_events(self, events: Sequence[RecordedEvent]) -> None:
         await self.revocations.apply(events)
         for event in events:
-            if event.type in _ACCESS_TYPES:
-                match event.payload:
-                    case SigningKeyRetired(kid=kid):
-                        self._keys.retire(kid)
-                    case UserErased(user_id=user_id) if self._subject_keys is not None:
-                        self._subject_keys.forget(user_id)
+            if event.type == _KEY_RETIRED and isinstance(event.payload, SigningKeyRetired):
+                self._keys.retire(event.payload.kid)
 
     async def until_available(self) -> None:
         """Waits until the database and the event store answer. They may still be starting."""

@@ -103,6 +103,12 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             decoded = self.__dict__["payload"] = registry.decode(self.type, self.schema_version, self.data)
         return decoded
 
+    @property
+    def as_stored(self) -> "RecordedEvent":
+        """With its texts sealed as they are in the store, where they were opened (`events.texts`)."""
+        stored: RecordedEvent = self.__dict__.get("stored", self)
+        return stored
+
     def caused(self, actor: str) -> Metadata:
         """The metadata of what `actor` (`service:<name>`) appends because of this event."""
         return Metadata(

@@ -287,6 +287,11 @@ class LogFeed:
         if not events:
             return None
         assert last is not None
+        try:
+            events = await self._store.opened(events)
+        except BaseException:
+            self._must_look = True  # the inbox has given them up: next time they come from the log
+            raise
         return Chunk(events, last.tag, last.channel)
 
     async def _heal(self, position: int, up_to: int) -> Chunk | None:

@@ -46,6 +46,8 @@ class PlatformItems:
     ) -> list[tuple[UUID, RecordedEvent]]:
         """The items that take effect with these events, each with its customer, in the order they take effect.
 
+        The texts of those that have waited are sealed (`events.texts`).
+
         Give it every `banking.*`, `trading.*`, `identity.user.link_confirmed`, `.link_removed` and `.erased` event, in
         log order and in the transaction that saves the consumer's position. Other events are ignored. Items that come
         after a link was removed wait for the next one.
@@ -82,7 +84,7 @@ class PlatformItems:
             f"INSERT INTO {self._owner}_item (platform_stream, position, event) VALUES ($1, $2, $3)"
             " ON CONFLICT DO NOTHING",  # a replay gives it again
             [
-                (stream, item.position, _encoder.encode(item.cloud_event()))
+                (stream, item.position, _encoder.encode(item.as_stored.cloud_event()))
                 for stream, items in waiting.items()
                 for item in items
             ],

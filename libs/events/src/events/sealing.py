@@ -59,7 +59,9 @@ class SubjectKeys:
             raise ValueError(f"the master key must have {KEY_BYTES} bytes")
         self._pool = pool
         self._master = AESGCM(master_key)
-        self._cache: OrderedDict[UUID, tuple[float, bytes | None]] = OrderedDict()
+        self._cache: OrderedDict[UUID, tuple[float, bytes]] = OrderedDict()
+        self._buried: set[UUID] = set()
+        """Erased, as the log has told this process. They are few, and never come back."""
 
     @classmethod
     async def connect(cls, url: str, master_key: str, *, connections: int = 4) -> "SubjectKeys":
@@ -95,7 +97,9 @@ class SubjectKeys:
             SubjectErased
             OSError, asyncpg.PostgresError: the key database cannot be asked.
         """
-        key = self._cached(subject) or await self._find_or_create(subject)
+        key = None
+        if subject not in self._buried:
+            key = self._cached(subject) or await self._find_or_create(subject)
         if key is None:
             raise SubjectErased
         nonce = os.urandom(_NONCE_BYTES)
@@ -130,7 +134,7 @@ class SubjectKeys:
         Raises:
             OSError, asyncpg.PostgresError: the key database cannot be asked.
         """
-        unknown = [subject for subject in subjects if self._cached(subject) is None]
+        unknown = [subject for subject in subjects if subject not in self._buried and self._cached(subject) is None]
         if unknown:
             for row in await self._pool.fetch("SELECT subject, wrapped FROM vault.find_many($1)", unknown):
                 self._remember(UUID(int=row["subject"].int), row["wrapped"])
@@ -150,11 +154,18 @@ class SubjectKeys:
         """Drops the subject's key from memory: what every process does when `identity.user.erased` comes by."""
         self._cache.pop(subject, None)
 
+    def bury(self, subject: UUID) -> None:
+        """From here on the subject has no key in this process, whether or not it is destroyed in the database yet."""
+        self.forget(subject)
+        self._buried.add(subject)
+
     def _cached(self, subject: UUID) -> bytes | None:
         entry = self._cache.get(subject)
         return entry[1] if entry is not None and time.monotonic() - entry[0] < CACHE_S_MAX else None
 
     async def _find(self, subject: UUID) -> bytes | None:
+        if subject in self._buried:
+            return None
         if (key := self._cached(subject)) is not None:
             return key
         return self._remember(subject, await self._pool.fetchval("SELECT vault.find($1)", subject))

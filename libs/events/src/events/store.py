@@ -1,6 +1,6 @@
 """The event store: append with expected versions, read streams and the log."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Self
 from uuid import UUID
 
@@ -24,6 +24,9 @@ __all__ = [
     "VersionConflict",
     "recorded",
 ]
+
+
+Opener = Callable[[Sequence[RecordedEvent]], Awaitable[list[RecordedEvent]]]
 
 
 class VersionConflict(Exception):
@@ -112,6 +115,20 @@ class EventStore:
     def __init__(self, pool: asyncpg.Pool, coalescer: Coalescer) -> None:
         self._pool = pool
         self._coalescer = coalescer
+        self._opener: Opener | None = None
+
+    def opens_with(self, opener: "Opener") -> None:
+        """From here on what is read from the log has its sealed texts opened (`events.texts`). What is read from a
+        stream has not: deciders pass on what is sealed."""
+        self._opener = opener
+
+    async def opened(self, events: "list[RecordedEvent]") -> "list[RecordedEvent]":
+        """Events of the log as consumers get them.
+
+        Raises:
+            OSError, asyncpg.PostgresError: the keys cannot be asked for.
+        """
+        return events if self._opener is None else await self._opener(events)
 
     @classmethod
     async def connect(cls, url: str, *, readers: int = 4) -> Self:
@@ -227,11 +244,11 @@ class EventStore:
 
     async def read_log(self, after: int, limit: int = 1000) -> list[RecordedEvent]:
         """Events at positions above `after`, in order, at most `limit`."""
-        return await self._read_slice(after, after + limit, None)
+        return await self.opened(await self._read_slice(after, after + limit, None))
 
     async def read_types(self, after: int, up_to: int, types: Sequence[str]) -> list[RecordedEvent]:
         """The events of `types` at positions above `after` and up to `up_to`, in order: all of them."""
-        return await self._read_slice(after, up_to, types)
+        return await self.opened(await self._read_slice(after, up_to, types))
 
     async def _read_slice(self, after: int, up_to: int, types: Sequence[str] | None) -> list[RecordedEvent]:
         rows = await self._pool.fetch("SELECT * FROM store.read_cloud_events($1, $2, $3)", after, up_to, types)
@@ -245,7 +262,7 @@ class EventStore:
     async def read_positions(self, positions: Sequence[int]) -> list[RecordedEvent]:
         """The events at these positions, in order."""
         rows = await self._pool.fetch("SELECT * FROM store.read_positions($1)", positions)
-        return [recorded(row) for row in rows]
+        return await self.opened([recorded(row) for row in rows])
 
     async def read_snapshot(self, stream: str, fingerprint: bytes) -> StoredSnapshot | None:
         """The stream's snapshot by the code of that fingerprint (events.snapshots)."""

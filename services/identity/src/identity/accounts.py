@@ -19,6 +19,7 @@ from events.contracts.identity import (
     EmailClaimTaken,
     PlatformLinkReleased,
     ProfileChanged,
+    UserErased,
 )
 from events.contracts.registry import Event
 from events.decisions import Streams
@@ -264,7 +265,8 @@ class Accounts:
             break
         ended = await self._roots.end(user_id, lambda known, _: list(known.open), ERASED, metadata)
         # Last: before, a session could have sealed something for them, with a new key.
-        await self._keys.erase(user_id)
+        for subject in (*await self._platform_subjects(user_id), user_id):
+            await self._keys.erase(subject)
         return ended, event_id
 
     async def close(self) -> None:
@@ -272,6 +274,12 @@ class Accounts:
         await asyncio.gather(*self._background, return_exceptions=True)
 
     # How.
+
+    async def _platform_subjects(self, user_id: UUID) -> list[UUID]:
+        """Whom the platforms' items about the erased person are sealed for."""
+        history = [event.payload for event in await self._store.read_stream(f"user-{user_id}")]
+        streams = [stream for event in history if isinstance(event, UserErased) for stream in event.platform_streams]
+        return [UUID(stream.split("-", 1)[1]) for stream in streams]
 
     async def _execute(
         self, user_id: UUID, decide: Any, metadata: Metadata, also: "tuple[StreamAppend, ...]" = ()

@@ -85,6 +85,7 @@ def _numbered(decision: Decision, bulk: BulkRequest, number: int, item: Transfer
         amount_minor=item.amount_minor,
         currency=item.currency,
         memo=item.memo,
+        sealed_texts=item.sealed_texts,
         hold_s=item.hold_s,
         bulk_id=bulk.bulk_id,
         bulk_item=number,

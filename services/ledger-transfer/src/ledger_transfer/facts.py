@@ -17,6 +17,8 @@ class AccountReport(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     opening_balance_minor: int
     name: str | None = None
+    sealed_texts: str | None = None
+    """The name, sealed (`events.texts`); then it is None itself."""
     funding: Movement | None = None
     """The movement that fills a fixed deposit when it is opened."""
     occurred_at: datetime

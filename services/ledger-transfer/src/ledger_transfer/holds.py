@@ -67,6 +67,7 @@ def capture(state: LedgerState, transfer_id: UUID, amount_minor: int | None, now
         amount_minor=amount,
         currency=hold.currency,
         memo=hold.memo,
+        sealed_texts=hold.sealed_texts,
     )
     # The limits were used up by the hold.
     legs = post_transfer(evolve(state, captured), request)
@@ -79,6 +80,7 @@ def capture(state: LedgerState, transfer_id: UUID, amount_minor: int | None, now
             amount_minor=amount,
             currency=hold.currency,
             memo=hold.memo,
+            sealed_texts=hold.sealed_texts,
             legs=legs,
             completed_at=now,
             held=True,

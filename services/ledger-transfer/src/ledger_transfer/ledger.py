@@ -1,9 +1,10 @@
 """The ledger as commands and reactions use it: the pure deciders over the customers' streams."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -25,6 +26,7 @@ from events.decisions import Decided, Refusal, Streams
 from events.envelope import Metadata, RecordedEvent, derived_id, new_id
 from events.snapshots import Snapshots
 from events.store import EventIdReused, EventStore, StreamAppend
+from events.texts import Texts
 
 import ledger_transfer
 from ledger_transfer.accounts import record_fact
@@ -37,6 +39,8 @@ from ledger_transfer.holds import HoldNotOpen, capture, lapsed, void
 from ledger_transfer.reversals import NotReversible, reversal_id_of, reverse
 from ledger_transfer.state import Decision, LedgerState, evolve
 from ledger_transfer.transfers import UNRESTRICTED, Clearance, StepUp, TransferRequest, transfer
+
+T = TypeVar("T", bound=TransferCompleted | TransferHeld | TransferRefused)
 
 CATEGORY = "ledger"
 """Of the streams `ledger-<user>`."""
@@ -96,8 +100,9 @@ class FoundTransfer(NamedTuple):
 class Ledger:
     """All customers' ledgers. Decides in memory on cached streams, each append validated by its version."""
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: EventStore, texts: Texts) -> None:
         self._store = store
+        self._texts = texts
         snapshots = Snapshots(store, LedgerState, ledger_transfer)
         self._streams = Streams(store, CATEGORY, LedgerState(), evolve, max_cached=_CACHED_MAX, snapshots=snapshots)
 
@@ -159,9 +164,10 @@ class Ledger:
             AccountNotFound, StepUpRequired: nothing is recorded.
             EventIdReused: the transfer id stands for another request.
         """
+        sealed = await self._texts.sealed(user_id, request)
         decided = await self.execute(
             user_id,
-            lambda decision: decision.record(*transfer(decision.state, request, now, clearance)),
+            lambda decision: decision.record(*transfer(decision.state, sealed, now, clearance)),
             event_id=request.transfer_id,
             request_hash=request_hash(request),
             metadata=metadata,
@@ -169,7 +175,7 @@ class Ledger:
         )
         event = decided.events[0]
         assert isinstance(event, TransferCompleted | TransferHeld | TransferRefused)
-        return TransferOutcome(event, decided.duplicate)
+        return TransferOutcome(_saying(event, request.memo), decided.duplicate)
 
     async def bulk(
         self, user_id: UUID, bulk: BulkRequest, metadata: Metadata, now: datetime, clearance: Clearance = UNRESTRICTED
@@ -180,16 +186,18 @@ class Ledger:
             AccountNotFound, StepUpRequired: nothing is recorded.
             EventIdReused: the bulk id stands for another request.
         """
+        items = tuple([await self._texts.sealed(user_id, item) for item in bulk.items])
+        sealed = msgspec.structs.replace(bulk, items=items)
         decided = await self.execute(
             user_id,
-            lambda decision: transfer_all(decision, bulk, clearance),
+            lambda decision: transfer_all(decision, sealed, clearance),
             event_id=bulk.bulk_id,
             request_hash=bulk_hash(bulk),
             metadata=metadata,
             now=now,
         )
         events = tuple(
-            event
+            _saying(event, bulk.items[event.bulk_item or 0].memo)
             for event in decided.events
             if isinstance(event, TransferCompleted | TransferHeld | TransferRefused) and event.bulk_id == bulk.bulk_id
         )
@@ -246,7 +254,7 @@ class Ledger:
         Raises:
             TransferNotFound, NotReversible, TransferRefusal: nothing is recorded.
         """
-        found = await self.find_transfer(user_id, transfer_id)
+        found = await self._find_transfer(user_id, transfer_id)
         if found is None:
             raise TransferNotFound()
         original = found.completed
@@ -260,7 +268,7 @@ class Ledger:
             metadata=metadata,
             now=now,
         )
-        return Outcome(decided.events, decided.event_id, decided.duplicate)
+        return await self._outcome(user_id, decided)
 
     async def change_limits(
         self, user_id: UUID, wanted: NewLimits, step_up: StepUp | None, metadata: Metadata, now: datetime
@@ -320,6 +328,24 @@ class Ledger:
 
     async def find_transfer(self, user_id: UUID, transfer_id: UUID) -> FoundTransfer | None:
         """The customer's transfer of that id, from the store itself: an accepted one is there at once."""
+        found = await self._find_transfer(user_id, transfer_id)
+        if found is None:
+            return None
+        return found._replace(
+            first=await self._texts.opened(user_id, found.first),
+            completed=found.completed and await self._texts.opened(user_id, found.completed),
+        )
+
+    async def opened(self, items: Sequence[RecordedEvent]) -> list[RecordedEvent]:
+        """The platforms' items with their texts, however long they have waited."""
+        return await self._texts.open_events(items)
+
+    async def expect(self, user_ids: Iterable[UUID]) -> None:
+        """Texts of these customers are about to be sealed: asks for their keys at once."""
+        await self._texts.expect(user_ids)
+
+    async def _find_transfer(self, user_id: UUID, transfer_id: UUID) -> FoundTransfer | None:
+        """With its texts sealed."""
         first = await self._find(user_id, transfer_id)
         if not isinstance(first, TransferCompleted | TransferHeld | TransferRefused):
             return None
@@ -353,9 +379,11 @@ class Ledger:
             return
         own_transfer = await self._own_transfer(user_id, fact)
         platform = fact.platform
+        if hasattr(item.payload, "sealed_texts"):  # the platform's words, and not ours about a trade or a deposit
+            fact = await self._texts.sealed(user_id, fact)
         await self.execute(
             user_id,
-            lambda decision: record_fact(decision, user_id, fact, own_transfer),
+            partial(record_fact, user_id=user_id, fact=fact, own_transfer=own_transfer),
             # The customer is part of the id: a platform account may be linked to another one later.
             event_id=derived_id(item.event_id, REACTIONS, user_id),
             metadata=Metadata(
@@ -396,7 +424,11 @@ class Ledger:
             )
         except EventIdReused:
             raise HoldNotOpen() from None  # captured before, another part of it
-        return Outcome(decided.events, decided.event_id, decided.duplicate)
+        return await self._outcome(user_id, decided)
+
+    async def _outcome(self, user_id: UUID, decided: Decided) -> Outcome:
+        events = [await self._texts.opened(user_id, event) for event in decided.events]
+        return Outcome(tuple(events), decided.event_id, decided.duplicate)
 
     async def _own_transfer(self, user_id: UUID, fact: AccountReport | Movement) -> TransferCompleted | None:
         """The completed transfer of this customer that the fact's reference names.
@@ -409,8 +441,13 @@ class Ledger:
             reference = UUID(fact.reference)
         except ValueError:
             return None
-        found = await self.find_transfer(user_id, reference)
+        found = await self._find_transfer(user_id, reference)
         return found.completed if found else None
+
+
+def _saying(event: T, memo: str | None) -> T:
+    """The event of a request with the request's own memo, which is sealed in the store."""
+    return event if memo is None else msgspec.structs.replace(event, memo=memo, sealed_texts=None)
 
 
 def transfer_id_of(user_id: UUID, idempotency_key: str) -> UUID:

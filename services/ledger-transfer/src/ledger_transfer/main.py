@@ -3,6 +3,7 @@
 from chassis.app import create_app
 from chassis.cursors import CursorCodec
 from chassis.service import Runtime, run
+from events.texts import Texts
 from litestar import Litestar
 
 from ledger_transfer.api import routes
@@ -16,7 +17,7 @@ from ledger_transfer.vigil import Vigil
 
 
 async def wire(runtime: Runtime[LedgerSettings]) -> Litestar:
-    ledger = Ledger(runtime.store)
+    ledger = Ledger(runtime.store, Texts(runtime.subject_keys))
     runtime.project(PROJECTIONS)
     runtime.consume("reactions", Reactions(ledger))
     cursors = CursorCodec(runtime.settings.cursor_secret)

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 from events.envelope import RecordedEvent
 from events.pg import is_outage
-from events.platform_items import LINK_CONFIRMED, PlatformItems
+from events.platform_items import ERASED, LINK_CONFIRMED, LINK_REMOVED, PlatformItems
 
 from ledger_transfer.facts import MONEY_ITEMS
 from ledger_transfer.ledger import Ledger
@@ -20,7 +20,7 @@ from ledger_transfer.ledger import Ledger
 class Reactions:
     """Handler of the consumer `reactions`."""
 
-    types = MONEY_ITEMS | {LINK_CONFIRMED}
+    types = MONEY_ITEMS | {LINK_CONFIRMED, LINK_REMOVED, ERASED}
 
     repeatable = True  # event ids are derived from the item
 
@@ -31,9 +31,12 @@ class Reactions:
 
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         """Posts the items of linked customers: customers side by side, each one's items strictly in order."""
+        due = await self._items.resolve(db, events)
+        items = await self._ledger.opened([item for _, item in due])
         by_user: dict[UUID, list[RecordedEvent]] = {}
-        for user_id, item in await self._items.resolve(db, events):
+        for (user_id, _), item in zip(due, items, strict=True):
             by_user.setdefault(user_id, []).append(item)
+        await self._ledger.expect(by_user)
         outcomes = await asyncio.gather(
             *(self._record(user_id, items) for user_id, items in by_user.items()), return_exceptions=True
         )

@@ -58,6 +58,7 @@ def reverse(state: LedgerState, transfer: TransferCompleted, consumed_at: dateti
             amount_minor=transfer.amount_minor,
             currency=transfer.currency,
             memo=transfer.memo,
+            sealed_texts=transfer.sealed_texts,
             legs=legs,
             completed_at=now,
             reverses=transfer.transfer_id,

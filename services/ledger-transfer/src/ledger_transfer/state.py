@@ -72,6 +72,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     amount_minor: int
     currency: str
     memo: str | None
+    sealed_texts: str | None = None
     held_at: datetime
     expires_at: datetime
 
@@ -225,6 +226,7 @@ def _evolve(state: LedgerState, event: Event) -> LedgerState:
                 amount_minor=event.amount_minor,
                 currency=event.currency,
                 memo=event.memo,
+                sealed_texts=event.sealed_texts,
                 held_at=event.held_at,
                 expires_at=event.expires_at,
             )

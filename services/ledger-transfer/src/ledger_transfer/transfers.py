@@ -37,6 +37,8 @@ class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
     amount_minor: int
     currency: str
     memo: str | None = None
+    sealed_texts: str | None = None
+    """The memo, sealed (`events.texts`); then it is None itself."""
     hold_s: int | None = None
     """Set: the money is only held, for so many seconds."""
     rule_id: UUID | None = None
@@ -212,6 +214,7 @@ def decide(
             amount_minor=request.amount_minor,
             currency=request.currency,
             memo=request.memo,
+            sealed_texts=request.sealed_texts,
             legs=legs,
             completed_at=now,
             rule_id=request.rule_id,
@@ -226,6 +229,7 @@ def decide(
         amount_minor=request.amount_minor,
         currency=request.currency,
         memo=request.memo,
+        sealed_texts=request.sealed_texts,
         held_at=now,
         expires_at=now + timedelta(seconds=request.hold_s),
         bulk_id=request.bulk_id,
@@ -277,6 +281,7 @@ def refused(request: TransferRequest, refusal: TransferRefusal, now: datetime) -
         amount_minor=request.amount_minor,
         currency=request.currency,
         memo=request.memo,
+        sealed_texts=request.sealed_texts,
         code=refusal.code,
         available_minor=refusal.available_minor,
         refused_at=now,

@@ -59,8 +59,13 @@ class Translated(NamedTuple):
 
     @property
     def profile(self) -> bool:
-        """Whether it says something of a person that must be sealed."""
+        """Whether it reports a profile."""
         return isinstance(self.event, banking.ProfileReported | trading.ProfileReported)
+
+    @property
+    def personal(self) -> bool:
+        """Whether it says something of a person that must be sealed."""
+        return self.profile or hasattr(self.event, "sealed_texts")
 
 
 Parser = Callable[[str, Any], Any]

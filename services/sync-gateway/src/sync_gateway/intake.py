@@ -1,6 +1,7 @@
 """Feed batches in: each item translated, appended on its customer's stream, and answered for itself.
 
-What a profile item says of a person is sealed for the platform's customer before it is appended.
+What an item says of a person (a profile, the texts of a transaction) is sealed for the platform's customer before it
+is appended.
 """
 
 import asyncio
@@ -41,13 +42,17 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Sealer(Protocol):
-    """What profile items need (`profiles.Profiles` and who is linked to whom)."""
+    """What personal items need (`profiles.Profiles` and who is linked to whom)."""
+
+    async def expect(self, platform: Platform, customer_ids: Sequence[str]) -> None:
+        """Items of these customers are about to be sealed."""
+        ...
 
     async def seal(self, platform: Platform, item: Translated) -> Translated:
         """The item as it may be stored.
 
         Raises:
-            SubjectErased
+            SubjectErased: nothing of it may be kept.
         """
         ...
 
@@ -92,7 +97,7 @@ class FeedIntake:
             self._under_way[platform] -= 1
 
     async def _take(self, platform: Platform, items: Sequence[Any], metadata: Metadata) -> list[ItemResult]:
-        prepared = [await self._prepare(platform, item) for item in items]
+        prepared = await self._prepare(platform, items)
         # gather starts its coroutines in order and the store keeps the order of calls, so a customer's
         # items stay in the order they came, while all of the batch shares a few transactions.
         results = await asyncio.gather(
@@ -114,19 +119,31 @@ class FeedIntake:
             self._counted(f"feed.{platform}.{result.status}", 1)
         return settled
 
-    async def _prepare(self, platform: Platform, item: Any) -> Translated | ItemResult:
+    async def _prepare(self, platform: Platform, items: Sequence[Any]) -> list[Translated | ItemResult]:
         """Translates, and seals what is personal: before the appends, so that none overtakes another."""
+        translated = [self._translate(platform, item) for item in items]
         try:
-            translated = translate(platform, item)
-            return await self._sealer.seal(platform, translated) if translated.profile else translated
-        except Rejected as rejected:
-            return ItemResult(id=reported_id(item), status="rejected", reason=rejected.reason)
-        except SubjectErased:
-            return ItemResult(id=reported_id(item), status="rejected", reason="customer_erased")
+            personal = [item.customer_id for item in translated if isinstance(item, Translated) and item.personal]
+            await self._sealer.expect(platform, personal)
+            return [await self._seal(platform, item) for item in translated]
         except Exception as error:
             if is_outage(error):
                 raise Unavailable from error
             raise
+
+    def _translate(self, platform: Platform, item: Any) -> Translated | ItemResult:
+        try:
+            return translate(platform, item)
+        except Rejected as rejected:
+            return ItemResult(id=reported_id(item), status="rejected", reason=rejected.reason)
+
+    async def _seal(self, platform: Platform, item: Translated | ItemResult) -> Translated | ItemResult:
+        if isinstance(item, ItemResult) or not item.personal:
+            return item
+        try:
+            return await self._sealer.seal(platform, item)
+        except SubjectErased:
+            return ItemResult(id=item.item_id, status="rejected", reason="customer_erased")
 
     async def _take_item(self, platform: Platform, item: Translated | ItemResult, metadata: Metadata) -> ItemResult:
         return item if isinstance(item, ItemResult) else await self._append(platform, item, metadata)

@@ -16,6 +16,7 @@ from chassis.sockets import Sockets
 from events.decisions import Streams
 from events.envelope import Metadata, new_id
 from events.outage import is_outage
+from events.texts import Texts
 from litestar import Litestar
 
 from sync_gateway import api, conflict_api, run_api, webhook_api, webhooks
@@ -62,7 +63,8 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
 
     policies = Streams(store, "conflict_policy", Policies(), evolve_policies)
     profiles = Profiles(store, runtime.subject_keys, policies)
-    intake = FeedIntake(store, ItemSealer(profiles, lambda stream: user_of(database, stream)), counted=measures.count)
+    sealer = ItemSealer(profiles, Texts(runtime.subject_keys), lambda stream: user_of(database, stream))
+    intake = FeedIntake(store, sealer, counted=measures.count)
     signatures = FeedSignatures(
         {
             "bfc": [secret for secret in (settings.feed_secret_bfc, settings.feed_secret_bfc_next) if secret],

@@ -12,6 +12,7 @@ from events.decisions import Streams
 from events.envelope import Metadata, RecordedEvent, platform_stream
 from events.sealing import SubjectErased, SubjectKeys
 from events.store import EventStore, StreamAppend, VersionConflict
+from events.texts import Texts
 
 from sync_gateway import profile
 from sync_gateway.feeds import Platform, Translated
@@ -146,10 +147,6 @@ class Profiles:
         sealed = await self._keys.seal(stream_id, _json(item.fields), FIELDS_PLACE)
         return msgspec.structs.replace(item, fields={}, field_names=tuple(sorted(item.fields)), sealed_fields=sealed)
 
-    def forget(self, subject: UUID) -> None:
-        """The subject has been erased."""
-        self._keys.forget(subject)
-
     async def _load(self, user_id: UUID) -> tuple[Profile, int]:
         loaded, version = Profile(), 0
         for event in await self._store.read_stream(f"profile-{user_id}"):
@@ -181,14 +178,21 @@ class Profiles:
 class ItemSealer:
     """What the intake asks about profile items (`intake.Sealer`)."""
 
-    def __init__(self, profiles: Profiles, user_of: Callable[[str], Awaitable[UUID | None]]) -> None:
+    def __init__(self, profiles: Profiles, texts: Texts, user_of: Callable[[str], Awaitable[UUID | None]]) -> None:
         """`user_of`: whom a platform stream is linked to."""
         self._profiles = profiles
+        self._texts = texts
         self._user_of = user_of
 
+    async def expect(self, platform: Platform, customer_ids: Sequence[str]) -> None:
+        await self._texts.expect({_subject(platform, customer_id) for customer_id in customer_ids})
+
     async def seal(self, platform: Platform, item: Translated) -> Translated:
-        stream_id = UUID(platform_stream(platform, item.customer_id).split("-", 1)[1])
-        return item._replace(event=await self._profiles.seal_item(stream_id, item.event))
+        subject = _subject(platform, item.customer_id)
+        if item.profile:
+            return item._replace(event=await self._profiles.seal_item(subject, item.event))
+        # Money has moved all the same: for somebody who was erased it is kept without its texts.
+        return item._replace(event=await self._texts.sealed(subject, item.event))
 
     async def conflicts(self, platform: Platform, item: Translated) -> bool:
         stream = platform_stream(platform, item.customer_id)
@@ -196,6 +200,11 @@ class ItemSealer:
         if user_id is None:
             return False
         return await self._profiles.would_conflict(user_id, stream, item)
+
+
+def _subject(platform: Platform, customer_id: str) -> UUID:
+    """Whose key seals a platform customer's items: the id of their stream."""
+    return UUID(platform_stream(platform, customer_id).split("-", 1)[1])
 
 
 def _json(values: dict[str, Any]) -> str:

@@ -37,7 +37,6 @@ class ProfileReactions:
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         for event in events:
             if event.type == _ERASED and isinstance(event.payload, identity.UserErased):
-                self._profiles.forget(event.payload.user_id)
                 await db.execute("DELETE FROM profile_link WHERE user_id = $1", event.payload.user_id)
                 await db.execute(
                     "DELETE FROM profile_item WHERE platform_stream = ANY ($1)", list(event.payload.platform_streams)

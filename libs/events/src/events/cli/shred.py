@@ -14,7 +14,14 @@ from events.cli.connection import EnvOption, OperatorOption, ReasonOption, Store
 
 _VAULT = "subject_keys"
 _WAIT_S = 10.0
-_ERASED = "SELECT DISTINCT subject FROM store.events WHERE type = 'identity.user.erased' AND subject IS NOT NULL"
+_ERASED = """
+    SELECT subject FROM store.events WHERE type = 'identity.user.erased' AND subject IS NOT NULL
+    UNION
+    SELECT substr(stream, strpos(stream, '-') + 1)::uuid
+    FROM store.events, jsonb_array_elements_text(convert_from(data, 'UTF8')::jsonb -> 'platform_streams') stream
+    WHERE type = 'identity.user.erased'
+"""
+"""Whose keys the log says are destroyed: the users', and those of the platform customers that were theirs."""
 
 
 def shred(
@@ -58,7 +65,7 @@ def shred(
                 for subject in erased:
                     count += await _destroy(vault, subject)
                 output.stdout().print(
-                    f"{len(erased)} erased in the log; {count} of them had a key again, now destroyed"
+                    f"{len(erased)} keys erased in the log; {count} of them were there again, now destroyed"
                 )
                 return 0
         finally:

@@ -26,6 +26,8 @@ class AccountOpened(BankItem, frozen=True, kw_only=True):
     currency: str
     opening_balance_minor: int
     name: str | None = None
+    sealed_texts: str | None = None
+    """The name, sealed for the stream's id (`events.texts`); then it is None itself."""
 
 
 @contract("banking.transaction.posted", public=False)
@@ -39,6 +41,8 @@ class TransactionPosted(BankItem, frozen=True, kw_only=True):
     counterparty: str | None = None
     memo: str | None = None
     reference: str | None = None
+    sealed_texts: str | None = None
+    """Counterparty, memo and reference, sealed for the stream's id (`events.texts`); then they are None themselves."""
 
 
 @contract("banking.fixed_deposit.opened", public=False)

@@ -59,6 +59,8 @@ class Movement(msgspec.Struct, frozen=True, kw_only=True):
     counterparty: str | None = None
     memo: str | None = None
     reference: str | None = None
+    sealed_texts: str | None = None
+    """Counterparty, memo and reference, sealed for the customer (`events.texts`); then they are None."""
     item_id: str
     """The platform's own id of the item."""
     occurred_at: datetime
@@ -72,6 +74,8 @@ class AccountOpened(Event, frozen=True, kw_only=True):
     kind: AccountKind
     currency: str
     name: str | None = None
+    sealed_texts: str | None = None
+    """The name, sealed for the customer (`events.texts`); then it is None."""
     floor_minor: int = 0
     """Commands may not take `available` below this."""
     legs: tuple[Leg, ...] = ()
@@ -91,6 +95,8 @@ class AccountPosted(Event, frozen=True, kw_only=True):
     counterparty: str | None = None
     memo: str | None = None
     reference: str | None = None
+    sealed_texts: str | None = None
+    """Counterparty, memo and reference, sealed for the customer (`events.texts`); then they are None."""
     item_id: str
     """The platform's own id of the item."""
     below_floor: bool = False
@@ -133,6 +139,8 @@ class TransferCompleted(Event, frozen=True, kw_only=True):
     amount_minor: int
     currency: str
     memo: str | None = None
+    sealed_texts: str | None = None
+    """The memo, sealed for the customer (`events.texts`); then it is None."""
     legs: tuple[Leg, ...]
     """First the debit, then the credit."""
     completed_at: datetime
@@ -160,6 +168,8 @@ class TransferRefused(Event, frozen=True, kw_only=True):
     amount_minor: int
     currency: str
     memo: str | None = None
+    sealed_texts: str | None = None
+    """The memo, sealed for the customer (`events.texts`); then it is None."""
     code: str
     available_minor: int | None = None
     """What was there to spend, in the transfer's currency; set with `insufficient_funds`."""
@@ -193,6 +203,8 @@ class TransferHeld(Event, frozen=True, kw_only=True):
     amount_minor: int
     currency: str
     memo: str | None = None
+    sealed_texts: str | None = None
+    """The memo, sealed for the customer (`events.texts`); then it is None."""
     held_at: datetime
     expires_at: datetime
     """From then on it holds nothing, whether or not its `transfer.voided` is in the stream yet."""

@@ -36,6 +36,8 @@ class WalletPosted(BrokerItem, frozen=True, kw_only=True):
     currency: str
     reason: Literal["charges", "payin", "payout", "other"]
     reference: str | None = None
+    sealed_texts: str | None = None
+    """The reference, sealed for the stream's id (`events.texts`); then it is None itself."""
 
 
 @contract("trading.trade.executed", public=False)

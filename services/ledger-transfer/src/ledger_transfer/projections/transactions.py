@@ -112,14 +112,15 @@ class Transactions:
         rows = [row for event in events if event.type != _ERASED for row in _rows(event)]
         if rows:
             await _insert(db, rows)
-        erased = [event.payload.user_id for event in events if isinstance(event.payload, identity.UserErased)]
-        if erased:
-            # The law keeps the money; what tells about a person's life goes.
-            await db.execute(
-                "UPDATE transaction SET memo = NULL, counterparty = NULL, reference = NULL"
-                " WHERE user_id = ANY ($1::uuid[])",
-                erased,
-            )
+        for event in events:
+            if isinstance(event.payload, identity.UserErased):
+                # The law keeps the money; what tells about a person's life goes.
+                await db.execute(
+                    "UPDATE transaction SET memo = NULL, counterparty = NULL, reference = NULL"
+                    " WHERE user_id = $1 AND position <= $2",
+                    event.payload.user_id,
+                    event.position,
+                )
 
 
 async def _insert(db: asyncpg.Connection, rows: list[tuple[object, ...]]) -> None:
