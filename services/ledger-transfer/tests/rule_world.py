@@ -24,6 +24,7 @@ from events.envelope import Metadata, RecordedEvent, new_id, platform_stream
 from events.projections import Projections
 from events.sequencer import Sequencer
 from events.store import EventStore, StreamAppend
+from events.texts import Texts
 from jwt.algorithms import ECAlgorithm
 from keys_in_memory import texts
 from ledger_transfer.api_rules import rule_routes
@@ -100,8 +101,9 @@ class Customer:
 class RuleWorld:
     """One cell, with a clock of the test's own for the timer. `restart` is a new process: nothing is remembered."""
 
-    def __init__(self, stores: dict[str, EventStore], db: asyncpg.Pool, sequencer: Sequencer) -> None:
+    def __init__(self, stores: dict[str, EventStore], db: asyncpg.Pool, sequencer: Sequencer, sealed: Texts) -> None:
         self.stores = stores
+        self.sealed = sealed
         self.store = stores["ledger_transfer"]
         self.db = db
         self.now = AT
@@ -110,12 +112,12 @@ class RuleWorld:
         self.restart()
 
     def restart(self) -> None:
-        self.ledger = Ledger(self.store, texts())
+        self.ledger = Ledger(self.store, self.sealed)
         self.reactions = Reactions(self.ledger)
         self.timer = self.another_timer(self.ledger)
 
     def another_timer(self, ledger: Ledger | None = None) -> Timer:
-        return Timer(ledger or Ledger(self.store, texts()), self.db, clock=lambda: self.now)
+        return Timer(ledger or Ledger(self.store, self.sealed), self.db, clock=lambda: self.now)
 
     # What others do
 
@@ -255,8 +257,9 @@ class Client:
 
 
 @asynccontextmanager
-async def rule_world(cell: "Cell") -> AsyncIterator[RuleWorld]:
+async def rule_world(cell: "Cell", sealed: Texts | None = None) -> AsyncIterator[RuleWorld]:
     """The world of a fresh cell."""
+    sealed = sealed or texts()
     stores = {
         role: await EventStore.connect(cell.store_url(role)) for role in ("ledger_transfer", "sync_gateway", "identity")
     }
@@ -264,7 +267,8 @@ async def rule_world(cell: "Cell") -> AsyncIterator[RuleWorld]:
     relay = await asyncpg.connect(cell.store_url("relay"))
     sequencer = await Sequencer.take_over(relay)
     assert sequencer is not None
-    world = RuleWorld(stores, db, sequencer)
+    stores["ledger_transfer"].opens_with(sealed.open_events)
+    world = RuleWorld(stores, db, sequencer, sealed)
     await db.execute(world.reactions.ddl + Projections(PROJECTIONS).ddl)
     yield world
     for store in stores.values():

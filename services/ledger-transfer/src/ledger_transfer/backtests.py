@@ -1,8 +1,8 @@
 """What a rule would have done over the customer's own past. Pure.
 
-Their postings and transfers come again in the order they happened, without what the rule itself moved, and the rule is
-judged by the same code as ever: balances, limits, caps, back-off and the calendar are those that would have been. Holds
-are left out (a captured one moves its money when it was captured), and a fact is never refused.
+Their postings, transfers and holds come again in the order they happened, without what the rule itself moved, and the
+rule is judged by the same code as ever: balances, holds, limits, caps, back-off and the calendar are those that would
+have been. A fact is never refused.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,12 @@ from events.contracts.ledger import (
     AccountOpened,
     AccountPosted,
     AccountUnfrozen,
-    Leg,
     LimitsChanged,
+    TransferCaptured,
     TransferCompleted,
+    TransferHeld,
+    TransferReversed,
+    TransferVoided,
 )
 from events.contracts.ledger_rules import RuleFired, RuleRefused, RuleSkipped
 from events.contracts.registry import Event
@@ -30,7 +33,17 @@ from ledger_transfer.rulebook import NOTHING_MOVED, Rule, RuleBook
 from ledger_transfer.state import Decision, LedgerState, customer_account, evolve
 
 _Told = (
-    AccountOpened | AccountPosted | AccountClosed | AccountFrozen | AccountUnfrozen | LimitsChanged | TransferCompleted
+    AccountOpened
+    | AccountPosted
+    | AccountClosed
+    | AccountFrozen
+    | AccountUnfrozen
+    | LimitsChanged
+    | TransferCompleted
+    | TransferHeld
+    | TransferCaptured
+    | TransferVoided
+    | TransferReversed
 )
 
 
@@ -49,10 +62,10 @@ def backtest(history: Sequence[Event], rule: Rule, since: datetime, until: datet
     `history` is the customer's stream.
     """
     past = _Past(rule, since)
-    for at, event in _in_time(history, rule.rule_id):
+    for at, events in _in_time(history, rule.rule_id):
         if at > until:
             break
-        past.tell(at, event)
+        past.tell(at, events)
     past.until(until)
     return past.outcomes
 
@@ -70,14 +83,16 @@ class _Past:
         self._state = LedgerState()
         self._decisions = 0
 
-    def tell(self, at: datetime, event: _Told) -> None:
+    def tell(self, at: datetime, events: Sequence[_Told]) -> None:
         """Something happened at that time."""
         if at < self._since:
-            self._state = evolve(self._state, _rebased(self._state, event))
+            for event in events:
+                self._state = evolve(self._state, _rebased(self._state, event))
             return
         self.until(at)
         decision = self._decision(at)
-        decision.record(_rebased(decision.state, event))
+        for event in events:
+            decision.record(_rebased(decision.state, event))
         consequences(decision)
         self._end(decision)
 
@@ -110,29 +125,77 @@ class _Past:
         ]
 
 
-def _in_time(history: Sequence[Event], but: UUID) -> Iterator[tuple[datetime, _Told]]:
-    """What happened, by when it happened, without what the rule moved. An account is there before its first posting."""
-    told = [event for event in history if isinstance(event, _Told)]
+def _in_time(history: Sequence[Event], but: UUID) -> Iterator[tuple[datetime, tuple[_Told, ...]]]:
+    """What happened, by when it happened, without what the rule moved. What belongs together comes together.
+
+    An account is there before its first movement, and a hold before its end.
+    """
+    steps = _steps([event for event in history if isinstance(event, _Told)], but)
     first: dict[UUID, datetime] = {}
-    for event in told:
-        if isinstance(event, AccountOpened | AccountPosted | TransferCompleted):
-            for account_id in _accounts(event.legs):
+    held: dict[UUID, TransferHeld] = {}
+    for step in steps:
+        for event in step:
+            if isinstance(event, TransferHeld):
+                held[event.transfer_id] = event
+            for account_id in _accounts(event):
                 first[account_id] = min(first.get(account_id, _time_of(event)), _time_of(event))
+
+    def when(step: tuple[_Told, ...]) -> datetime:
+        at = _time_of(step[0])
+        match step[0]:
+            case AccountOpened(account_id=account_id):
+                return min(at, first.get(account_id, at))
+            case TransferVoided(transfer_id=transfer_id, reason="expired"):
+                return held[transfer_id].expires_at  # recorded later, but it held nothing any more
+            case TransferCaptured(held_at=held_at) | TransferVoided(held_at=held_at):
+                return max(at, held_at)  # by two clocks
+        return at
+
     timed = [
-        (
-            min(_time_of(event), first.get(event.account_id, _time_of(event)))
-            if isinstance(event, AccountOpened)
-            else _time_of(event),
-            # Of one instant, openings come first, the rest as in the stream.
-            not isinstance(event, AccountOpened),
-            number,
-            event,
-        )
-        for number, event in enumerate(told)
-        if not (isinstance(event, TransferCompleted) and event.rule_id == but)
+        # Of one instant, openings come first, the rest as in the stream.
+        (when(step), not isinstance(step[0], AccountOpened), number, step)
+        for number, step in enumerate(steps)
     ]
-    for at, _, _, event in sorted(timed, key=lambda entry: entry[:3]):
-        yield at, event
+    for at, _, _, step in sorted(timed, key=lambda entry: entry[:3]):
+        yield at, step
+
+
+def _steps(told: Sequence[_Told], but: UUID) -> list[tuple[_Told, ...]]:
+    """The events that were decided together, without the rule's transfers and their reversals; every hold ends."""
+    steps: list[tuple[_Told, ...]] = []
+    open_holds: dict[UUID, TransferHeld] = {}
+    own: set[UUID] = set()
+    for event in told:
+        match event:
+            case TransferCompleted() if event.rule_id == but or event.reverses in own:
+                own.add(event.transfer_id)
+            case TransferReversed() if event.reversal_id in own:
+                pass
+            case TransferReversed():
+                steps[-1] = (*steps[-1], event)
+            case TransferCompleted(held=True):
+                steps[-1] = (*steps[-1], event)
+            case _:
+                steps.append((event,))
+                if isinstance(event, TransferHeld):
+                    open_holds[event.transfer_id] = event
+                elif isinstance(event, TransferCaptured | TransferVoided):
+                    del open_holds[event.transfer_id]
+    return steps + [(_lapsed(hold),) for hold in open_holds.values()]
+
+
+def _lapsed(hold: TransferHeld) -> TransferVoided:
+    """The end of a hold that nobody has recorded yet."""
+    return TransferVoided(
+        transfer_id=hold.transfer_id,
+        from_account_id=hold.from_account_id,
+        to_account_id=hold.to_account_id,
+        amount_minor=hold.amount_minor,
+        currency=hold.currency,
+        reason="expired",
+        held_at=hold.held_at,
+        voided_at=hold.expires_at,
+    )
 
 
 def _time_of(event: _Told) -> datetime:
@@ -147,6 +210,14 @@ def _time_of(event: _Told) -> datetime:
             return event.unfrozen_at
         case LimitsChanged():
             return event.changed_at
+        case TransferHeld():
+            return event.held_at
+        case TransferCaptured():
+            return event.captured_at
+        case TransferVoided():
+            return event.voided_at
+        case TransferReversed():
+            return event.reversed_at
 
 
 def _rebased(state: LedgerState, event: _Told) -> _Told:
@@ -165,5 +236,12 @@ def _rebased(state: LedgerState, event: _Told) -> _Told:
     return msgspec.structs.replace(event, legs=tuple(legs))
 
 
-def _accounts(legs: Sequence[Leg]) -> list[UUID]:
-    return [account_id for leg in legs if (account_id := customer_account(leg)) is not None]
+def _accounts(event: _Told) -> list[UUID]:
+    """The customer's accounts that it needs to be there."""
+    match event:
+        case AccountOpened() | AccountPosted() | TransferCompleted():
+            return [account_id for leg in event.legs if (account_id := customer_account(leg)) is not None]
+        case TransferHeld():
+            return [event.from_account_id, event.to_account_id]
+        case _:
+            return []

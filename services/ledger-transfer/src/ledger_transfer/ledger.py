@@ -37,6 +37,7 @@ from ledger_transfer.facts import AccountReport, fact_of
 from ledger_transfer.freezing import freeze, unfreeze
 from ledger_transfer.holds import HoldNotOpen, capture, lapsed, void
 from ledger_transfer.reversals import NotReversible, reversal_id_of, reverse
+from ledger_transfer.rule_commands import end
 from ledger_transfer.state import Decision, LedgerState, evolve
 from ledger_transfer.transfers import UNRESTRICTED, Clearance, StepUp, TransferRequest, transfer
 
@@ -52,6 +53,7 @@ REACTIONS = "ledger_transfer.reactions"
 """Distinguishes what the ledger makes of an item from what others make of it."""
 
 _CACHED_MAX = 50_000
+_ACTOR = "service:ledger_transfer"
 
 
 class TransferNotFound(Refusal):
@@ -245,7 +247,7 @@ class Ledger:
             lambda state: expire(state, event_id, now),
             event_id=event_id,
             subject=user_id,
-            metadata=Metadata(actor="service:ledger_transfer"),
+            metadata=Metadata(actor=_ACTOR),
         )
 
     async def reverse(self, user_id: UUID, transfer_id: UUID, metadata: Metadata, now: datetime) -> Outcome:
@@ -323,7 +325,7 @@ class Ledger:
             [StreamAppend(f"{CATEGORY}-{user_id or NOBODY}", (alert,))],
             event_id=alert.alert_id,
             subject=user_id,
-            metadata=Metadata(actor="service:ledger_transfer"),
+            metadata=Metadata(actor=_ACTOR),
         )
 
     async def find_transfer(self, user_id: UUID, transfer_id: UUID) -> FoundTransfer | None:
@@ -394,6 +396,12 @@ class Ledger:
                 traceparent=item.metadata.traceparent,
             ),
             now=now,
+        )
+
+    async def end_rules(self, user_id: UUID, erased: RecordedEvent) -> None:
+        """Lets no rule of an erased customer do anything any more."""
+        await self.execute(
+            user_id, end, event_id=derived_id(erased.event_id, REACTIONS), metadata=erased.caused(_ACTOR)
         )
 
     async def _find(self, user_id: UUID, event_id: UUID) -> Event | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
+from events.contracts.identity import UserErased
 from events.envelope import RecordedEvent
 from events.pg import is_outage
 from events.platform_items import ERASED, LINK_CONFIRMED, LINK_REMOVED, PlatformItems
@@ -44,6 +45,9 @@ class Reactions:
         if errors:
             # An outage first: it is waited out, whereas any other error would set its stream aside.
             raise next((error for error in errors if is_outage(error)), errors[0])
+        for event in events:
+            if isinstance(event.payload, UserErased):
+                await self._ledger.end_rules(event.payload.user_id, event)
 
     async def _record(self, user_id: UUID, items: Sequence[RecordedEvent]) -> None:
         for item in items:

@@ -21,6 +21,7 @@ from events.contracts.ledger_rules import (
     RuleDeleted,
     RulePaused,
     RuleResumed,
+    RulesEnded,
     RuleTerms,
     WorstCase,
 )
@@ -143,6 +144,12 @@ def resume(decision: Decision, rule_id: UUID) -> None:
     rule = _rule(decision.state, rule_id)
     if rule.status == "paused":
         decision.record(RuleResumed(rule_id=rule_id, version=rule.version, resumed_at=decision.now))
+
+
+def end(decision: Decision) -> None:
+    """Ends all rules: the customer was erased. Nothing where there are none."""
+    if decision.state.rules.rules:
+        decision.record(RulesEnded(ended_at=decision.now))
 
 
 def delete(decision: Decision, rule_id: UUID) -> None:

@@ -18,6 +18,7 @@ from events.contracts.ledger_rules import (
     RulePaused,
     RuleRefused,
     RuleResumed,
+    RulesEnded,
     RuleSkipped,
     RuleTerms,
     WorstCase,
@@ -81,7 +82,7 @@ class RuleBook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 EVENTS: frozenset[type[Event]] = frozenset(
-    (RuleCreated, RuleChanged, RulePaused, RuleResumed, RuleDeleted, RuleFired, RuleRefused, RuleSkipped)
+    (RuleCreated, RuleChanged, RulePaused, RuleResumed, RuleDeleted, RuleFired, RuleRefused, RuleSkipped, RulesEnded)
 )
 """The types of event that change the book. Others cost it nothing."""
 
@@ -99,6 +100,8 @@ def evolve(book: RuleBook, event: Event) -> RuleBook:
                 counted_until=event.created_at,
             )
             return RuleBook(rules={**book.rules, event.rule_id: rule})
+        case RulesEnded():
+            return RuleBook()
         case RuleDeleted():
             return RuleBook(rules={key: rule for key, rule in book.rules.items() if key != event.rule_id})
         case RuleChanged():

@@ -196,3 +196,10 @@ class RuleSkipped(Event, frozen=True, kw_only=True):
     due_at: datetime | None = None
     missed: int = 0
     skipped_at: datetime
+
+
+@contract("ledger.rules.ended", public=False)
+class RulesEnded(Event, frozen=True, kw_only=True):
+    """The customer was erased: none of their rules does anything from here on."""
+
+    ended_at: datetime

@@ -6,7 +6,7 @@ no second opinion on what a rule is.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 from uuid import UUID
 
 import asyncpg
@@ -119,7 +119,7 @@ class Rules:
         CREATE INDEX IF NOT EXISTS rule_history_of_user ON rule_history (user_id, position);
         CREATE INDEX IF NOT EXISTS rule_history_of_rule ON rule_history (rule_id, position);
     """
-    types = frozenset(contract_of(struct).type for struct in rulebook.EVENTS) | {_ERASED}
+    types = frozenset(contract_of(struct).type for struct in get_args(_RULE_EVENTS)) | {_ERASED}
 
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         """In stretches between erasures, so that nothing of before survives one."""
