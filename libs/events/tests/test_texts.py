@@ -1,7 +1,7 @@
 """Sealed texts on their way to consumers: opened in payload and bytes, absent where they may not be read."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -37,7 +37,7 @@ class _Keys:
             raise SealBroken
         return text.removeprefix(f"{subject}{place}")
 
-    async def look_up(self, subjects: Iterable[UUID]) -> None:
+    async def fetch(self, subjects: Collection[UUID]) -> None:
         self.looked_up.append(set(subjects))
 
     def bury(self, subject: UUID) -> None:

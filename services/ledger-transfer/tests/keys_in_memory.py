@@ -1,6 +1,6 @@
 """Subjects' keys without a key database, for tests that are about something else. It hides the text, and no more."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from uuid import UUID
 
 from events.sealing import SubjectErased
@@ -23,7 +23,7 @@ class KeysInMemory:
         assert (whose, where) == (str(subject), place)
         return None if subject in self.erased else bytes.fromhex(text).decode()
 
-    async def look_up(self, subjects: Iterable[UUID]) -> None:
+    async def fetch(self, subjects: Collection[UUID]) -> None:
         pass
 
     def bury(self, subject: UUID) -> None:

@@ -6,7 +6,7 @@ on as it is. Consumers get events opened (`EventStore.opens_with`), as if nothin
 without the right to keys, and once the subject has been erased, the texts are absent.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
@@ -39,7 +39,7 @@ class Keys(Protocol):
 
     async def seal(self, subject: UUID, text: str, place: str) -> str: ...
     async def open(self, subject: UUID, sealed: str, place: str) -> str | None: ...
-    async def look_up(self, subjects: Iterable[UUID]) -> None: ...
+    async def fetch(self, subjects: Collection[UUID]) -> None: ...
     def bury(self, subject: UUID) -> None: ...
 
 
@@ -49,13 +49,13 @@ class Texts:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
-    async def expect(self, subjects: Iterable[UUID]) -> None:
+    async def expect(self, subjects: Collection[UUID]) -> None:
         """Texts of these subjects are about to be sealed or opened: gets their keys at once.
 
         Raises:
             OSError, asyncpg.PostgresError: the key database cannot be asked.
         """
-        await self._keys.look_up(subjects)
+        await self._keys.fetch(subjects)
 
     async def sealed(self, subject: UUID, struct: S) -> S:
         """The struct with its texts sealed for the subject; without them where the subject has been erased.

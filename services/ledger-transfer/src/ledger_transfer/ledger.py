@@ -1,6 +1,6 @@
 """The ledger as commands and reactions use it: the pure deciders over the customers' streams."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -342,7 +342,7 @@ class Ledger:
         """The platforms' items with their texts, however long they have waited."""
         return await self._texts.open_events(items)
 
-    async def expect(self, user_ids: Iterable[UUID]) -> None:
+    async def expect(self, user_ids: Collection[UUID]) -> None:
         """Texts of these customers are about to be sealed: asks for their keys at once."""
         await self._texts.expect(user_ids)
 
