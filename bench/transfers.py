@@ -1,8 +1,8 @@
 """Transfers with limits on: in process, on one hot account, over HTTP one by one and in bulk.
 
 The ceiling is what PostgreSQL does when a transfer is one call of one PL/pgSQL function that locks both rows, checks
-the balance and writes the transfer with its key: pgbench, prepared, on the same server in the same run. The hot account
-is compared with pgbench on one pair of rows.
+balance and limits, changes both rows, and writes the transfer with its key and its two entries: pgbench, prepared, on
+the same server in the same run. The hot account is compared with pgbench on one pair of rows.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import aiohttp
@@ -55,18 +55,26 @@ _NOBODY = Metadata(actor="bench")
 
 _SCHEMA = f"""
     CREATE SCHEMA IF NOT EXISTS bench;
-    CREATE TABLE bench.account (id int PRIMARY KEY, balance bigint NOT NULL) WITH (fillfactor = 50);
+    CREATE TABLE bench.account (id int PRIMARY KEY, balance bigint NOT NULL, day date NOT NULL DEFAULT current_date,
+                                day_used bigint NOT NULL DEFAULT 0, week_used bigint NOT NULL DEFAULT 0,
+                                month_used bigint NOT NULL DEFAULT 0) WITH (fillfactor = 50);
     CREATE TABLE bench.transfer (key uuid PRIMARY KEY, source int, target int, amount bigint,
                                  at timestamptz NOT NULL DEFAULT now());
-    INSERT INTO bench.account SELECT n, 1000000000000 FROM generate_series(1, {2 * ACCOUNTS}) n;
+    CREATE TABLE bench.entry (key uuid NOT NULL, account int NOT NULL, amount bigint NOT NULL);
+    INSERT INTO bench.account (id, balance) SELECT n, 1000000000000 FROM generate_series(1, {2 * ACCOUNTS}) n;
     CREATE FUNCTION bench.move(_source int, _target int, _amount bigint) RETURNS bigint LANGUAGE plpgsql AS $$
-    DECLARE left_over bigint;
+    DECLARE
+        left_over bigint;
+        key_ uuid := gen_random_uuid();
     BEGIN
-        INSERT INTO bench.transfer (key, source, target, amount)
-        VALUES (gen_random_uuid(), _source, _target, _amount);
+        INSERT INTO bench.transfer (key, source, target, amount) VALUES (key_, _source, _target, _amount);
+        INSERT INTO bench.entry (key, account, amount) VALUES (key_, _source, -_amount), (key_, _target, _amount);
         -- In the order of the ids, or two transfers the other way round would wait for each other.
         PERFORM FROM bench.account WHERE id IN (_source, _target) ORDER BY id FOR UPDATE;
-        UPDATE bench.account SET balance = balance - _amount WHERE id = _source AND balance >= _amount
+        UPDATE bench.account SET balance = balance - _amount, day_used = day_used + _amount,
+                                 week_used = week_used + _amount, month_used = month_used + _amount
+        WHERE id = _source AND balance >= _amount AND day = current_date AND day_used + _amount <= 100000000
+              AND week_used + _amount <= 250000000 AND month_used + _amount <= 1000000000
         RETURNING balance INTO left_over;
         IF NOT FOUND THEN RAISE 'insufficient funds'; END IF;
         UPDATE bench.account SET balance = balance + _amount WHERE id = _target;
@@ -138,11 +146,22 @@ async def _open(ledger: Ledger, user_id: UUID) -> None:
         await ledger.record(user_id, _recorded(item))
 
 
-def _request(user_id: UUID, key: str) -> TransferRequest:
+class _User(NamedTuple):
+    user_id: UUID
+    savings: UUID
+    wallet: UUID
+
+
+def _user() -> _User:
+    user_id = new_id()
+    return _User(user_id, account_id_of(user_id, "bfc", "SB1"), account_id_of(user_id, "vyomo", "W1"))
+
+
+def _request(user: _User, key: str) -> TransferRequest:
     return TransferRequest(
-        transfer_id=transfer_id_of(user_id, key),
-        from_account_id=account_id_of(user_id, "bfc", "SB1"),
-        to_account_id=account_id_of(user_id, "vyomo", "W1"),
+        transfer_id=transfer_id_of(user.user_id, key),
+        from_account_id=user.savings,
+        to_account_id=user.wallet,
         amount_minor=1,
         currency="INR",
     )
@@ -167,11 +186,11 @@ async def in_process(cell: "Cell") -> list[Line]:
     store = await EventStore.connect(cell.store_url("ledger_transfer"))
     keys = await SubjectKeys.connect(cell.keys_url("ledger_transfer"), MASTER_KEY)
     ledger = Ledger(store, Texts(keys))
-    users = [new_id() for _ in range(ACCOUNTS)]
-    await asyncio.gather(*(_open(ledger, user_id) for user_id in users))
+    users = [_user() for _ in range(ACCOUNTS)]
+    await asyncio.gather(*(_open(ledger, user.user_id) for user in users))
 
-    def transfer(user_id: UUID, key: str) -> Awaitable[object]:
-        return ledger.transfer(user_id, _request(user_id, key), _NOBODY, datetime.now(UTC), _CLEARANCE)
+    def transfer(user: _User, key: str) -> Awaitable[object]:
+        return ledger.transfer(user.user_id, _request(user, key), _NOBODY, datetime.now(UTC), _CLEARANCE)
 
     spread, one = [], []
     for number in range(ROUNDS + 1):  # the first is the warm-up

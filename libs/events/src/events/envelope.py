@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import msgspec
 import uuid_utils.compat
@@ -19,7 +19,7 @@ def new_id() -> UUID:
 
 def derived_id(cause: UUID, *discriminator: object) -> UUID:
     """The id that the same cause always gives (UUIDv5): doing something again appends nothing new."""
-    return uuid5(cause, ":".join(map(str, discriminator)))
+    return uuid_utils.compat.uuid5(cause, ":".join(map(str, discriminator)))
 
 
 PLATFORM_STREAMS = {"bfc": "bank_customer", "vyomo": "broker_client"}

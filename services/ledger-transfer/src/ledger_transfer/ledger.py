@@ -166,7 +166,7 @@ class Ledger:
             AccountNotFound, StepUpRequired: nothing is recorded.
             EventIdReused: the transfer id stands for another request.
         """
-        sealed = await self._texts.sealed(user_id, request)
+        sealed = request if request.memo is None else await self._texts.sealed(user_id, request)
         decided = await self.execute(
             user_id,
             lambda decision: decision.record(*transfer(decision.state, sealed, now, clearance)),
