@@ -41,8 +41,8 @@ class _WaitingItems:
         await self._items.resolve(db, events)
 
 
-_KEPT_BY_CONSUMERS = frozenset({"consumed", "operation", "generation", "parked", "skipped"})
-"""Tables that are about consumers, not about the log."""
+_KEPT_BY_CONSUMERS = frozenset({"consumed", "operation", "generation", "parked", "skipped", "past_link"})
+"""Tables that are about consumers, or that only a reaction keeps, with what it appends."""
 
 READ_MODELS: dict[str, Sequence[Projection]] = {
     service: (*access_models(), *projections)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pytest
 from events.consumer import Handler
 from events.contracts import banking, encode, identity, trading
@@ -25,6 +26,7 @@ from events.projections import Projections, rebuild
 from events.sequencer import Sequencer
 from events.store import EventIdReused, EventStore, StreamAppend
 from keys_in_memory import texts
+from ledger_transfer.freezing import AccountUnlinked
 from ledger_transfer.ledger import Ledger, transfer_id_of
 from ledger_transfer.projections import PROJECTIONS
 from ledger_transfer.projections.clearing import Totals, self_check, totals
@@ -394,6 +396,63 @@ async def test_items_racing_the_link_are_posted_once(world: World) -> None:
     for customer in customers:
         state = fold(await world.ledger_events(customer.user_id))
         assert state.accounts[customer.savings].balance_minor == 125_00
+
+
+async def _unlink(world: World, customer: Customer, platform: Any = "bfc") -> None:
+    removed = identity.LinkRemoved(
+        link_id=new_id(),
+        platform=platform,
+        platform_customer_id=customer.bank_id,
+        platform_stream=platform_stream(platform, customer.bank_id),
+    )
+    await world.stores["identity"].append(
+        [StreamAppend(f"user-{customer.user_id}", (removed,))], event_id=new_id(), subject=customer.user_id
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+async def test_who_unlinks_keeps_a_history_and_the_next_owner_gets_it_from_the_opening(
+    world: World, batch: int
+) -> None:
+    first, second = Customer(new_id()), Customer(new_id())
+    second.bank_id = first.bank_id
+    await world.platform_says(first.savings_opened(1_000_00))
+    await world.link(first.user_id, "bfc", first.bank_id)
+    await world.platform_says(first.posted(50_00))
+    await world.ledger.record(first.user_id, recorded(first.wallet_opened(500_00)))
+    await _unlink(world, first)
+    await world.platform_says(first.posted(7_00))
+    await world.react(batch)
+
+    def balances(state: LedgerState, customer: Customer) -> tuple[int, str, str]:
+        savings, wallet = state.accounts[customer.savings], state.accounts.get(customer.wallet)
+        return savings.balance_minor, savings.status, wallet.status if wallet else "none"
+
+    assert balances(await world.ledger.state(first.user_id), first) == (1_050_00, "frozen", "active")
+    with pytest.raises(AccountUnlinked):
+        await world.ledger.freeze(first.user_id, first.savings, "customer", NOBODY, AT, thaw=True)
+    frozen_again = await world.ledger.freeze(first.user_id, first.savings, "customer", NOBODY, AT)
+    assert not frozen_again.events, "it stays what the removal made it"
+    for key, request in (("out", first.request(1, "out")), ("in", first.request(1, "in"))):
+        if key == "in":
+            request = msgspec.structs.replace(request, from_account_id=first.wallet, to_account_id=first.savings)
+        refused = await world.ledger.transfer(first.user_id, request, NOBODY, AT)
+        assert isinstance(refused.event, TransferRefused)
+        assert refused.event.code == "account_frozen"
+
+    await world.link(second.user_id, "bfc", first.bank_id)
+    await world.platform_says(first.posted(1_00))
+    await world.react(batch)
+    assert balances(await world.ledger.state(second.user_id), second) == (1_058_00, "active", "none")
+    assert balances(await world.ledger.state(first.user_id), first)[0] == 1_050_00
+
+    await _unlink(world, second)
+    await world.link(first.user_id, "bfc", first.bank_id)
+    for _ in range(2):
+        await world.react(batch)
+    assert balances(await world.ledger.state(first.user_id), first) == (1_058_00, "active", "active")
+    await world.project()
+    assert not await self_check(world.db)
 
 
 async def test_an_echo_of_our_transfer_settles_it(world: World) -> None:

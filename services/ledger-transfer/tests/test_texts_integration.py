@@ -130,7 +130,7 @@ async def _linked(world: RuleWorld, customer: Customer) -> None:
     for platform in ("bfc", "vyomo"):
         confirmed = identity.LinkConfirmed(
             link_id=new_id(),
-            platform=platform,  # type: ignore[arg-type]
+            platform=platform,
             platform_customer_id=customer.bank_id,
             platform_stream=platform_stream(platform, customer.bank_id),
         )

@@ -20,11 +20,18 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import Parameter
 
 from ledger_transfer.exports import csv_of
+from ledger_transfer.freezing import AccountUnlinked, FrozenByOps
 from ledger_transfer.ledger import Ledger
 from ledger_transfer.projections import accounts, transactions
 from ledger_transfer.queries import Cursor, Limit, instant, month_of, reject_unknown
 from ledger_transfer.transfers import REFUSAL_DETAILS, AccountNotFound
 from ledger_transfer.views import AccountPage, AccountView, TransactionView, account_view, transaction_view
+
+_FREEZING = {
+    FrozenByOps.code: "The account was frozen by operations.",
+    AccountUnlinked.code: "The account's platform is not linked any more.",
+}
+"""What the refusals of freezing alone tell the customer."""
 
 
 class FreezeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,8 +172,8 @@ def account_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
         except AccountNotFound:
             raise account_not_found() from None
         except Refusal as refusal:
-            detail = REFUSAL_DETAILS.get(refusal.code, "The account was frozen by operations.")
-            raise Problem(403 if refusal.code == "frozen_by_ops" else 422, refusal.code, detail) from None
+            detail = REFUSAL_DETAILS.get(refusal.code) or _FREEZING[refusal.code]
+            raise Problem(403 if refusal.code in _FREEZING else 422, refusal.code, detail) from None
         headers = {CONSISTENCY_HEADER: consistency_token(decided.event_id)} if decided.events else {}
         return Response(FreezeView(id=account_id, status="active" if thaw else "frozen"), headers=headers)
 

@@ -33,12 +33,12 @@ from ledger_transfer.accounts import record_fact
 from ledger_transfer.allowances import NewLimits, change_limits
 from ledger_transfer.bulk import BulkRequest, transfer_all
 from ledger_transfer.deciding import decide, expire
-from ledger_transfer.facts import AccountReport, fact_of
-from ledger_transfer.freezing import freeze, unfreeze
+from ledger_transfer.facts import MONEY_ITEMS, AccountReport, fact_of
+from ledger_transfer.freezing import freeze, relink, unfreeze, unlink
 from ledger_transfer.holds import HoldNotOpen, capture, lapsed, void
 from ledger_transfer.reversals import NotReversible, reversal_id_of, reverse
 from ledger_transfer.rule_commands import end
-from ledger_transfer.state import Decision, LedgerState, evolve
+from ledger_transfer.state import Decision, LedgerState, account_id_of, evolve
 from ledger_transfer.transfers import UNRESTRICTED, Clearance, StepUp, TransferRequest, transfer
 
 T = TypeVar("T", bound=TransferCompleted | TransferHeld | TransferRefused)
@@ -53,6 +53,7 @@ REACTIONS = "ledger_transfer.reactions"
 """Distinguishes what the ledger makes of an item from what others make of it."""
 
 _CACHED_MAX = 50_000
+_POSITIONS_AT_ONCE = 20_000
 _ACTOR = "service:ledger_transfer"
 
 
@@ -294,7 +295,7 @@ class Ledger:
         """Freezes the account, or with `thaw` unfreezes it. No events where it was so already.
 
         Raises:
-            AccountNotFound, AccountClosed, FrozenByOps: nothing is recorded.
+            AccountNotFound, AccountClosed, FrozenByOps, AccountUnlinked: nothing is recorded.
         """
         change = unfreeze if thaw else freeze
         return await self.execute(
@@ -397,6 +398,40 @@ class Ledger:
             ),
             now=now,
         )
+
+    async def unlink(self, user_id: UUID, platform: Platform, cause: RecordedEvent) -> None:
+        """The customer has unlinked the platform: what they have of it is read only."""
+        await self.execute(
+            user_id,
+            lambda decision: unlink(decision, platform),
+            event_id=derived_id(cause.event_id, REACTIONS),
+            metadata=cause.caused(_ACTOR),
+        )
+
+    async def relink(self, user_id: UUID, items: Sequence[RecordedEvent], cause: RecordedEvent) -> None:
+        """A platform customer who was linked before is now this customer's: `items` are all of theirs so far."""
+        for item in items:
+            await self.record(user_id, item)
+        facts = [fact_of(item.payload) for item in items]
+        accounts = [
+            account_id_of(user_id, fact.platform, fact.platform_account_id)
+            for fact in facts
+            if isinstance(fact, AccountReport)
+        ]
+        await self.execute(
+            user_id,
+            lambda decision: relink(decision, accounts),
+            event_id=derived_id(cause.event_id, REACTIONS),
+            metadata=cause.caused(_ACTOR),
+        )
+
+    async def items_of(self, stream: str, up_to: int) -> list[RecordedEvent]:
+        """What a platform has said of a customer's money, up to a position. Reads the log: for what is rare."""
+        found: list[RecordedEvent] = []
+        for after in range(0, up_to, _POSITIONS_AT_ONCE):
+            page = await self._store.read_types(after, min(after + _POSITIONS_AT_ONCE, up_to), list(MONEY_ITEMS))
+            found += [event for event in page if event.stream == stream]
+        return found
 
     async def end_rules(self, user_id: UUID, erased: RecordedEvent) -> None:
         """Lets no rule of an erased customer do anything any more."""

@@ -27,7 +27,8 @@ Direction = Literal["credit", "debit"]
 MovementType = Literal["transaction", "trade", "wallet_movement", "fixed_deposit"]
 LimitWindow = Literal["daily", "weekly", "monthly"]
 AlertKind = Literal["floor_broken", "self_check_failed", "reconciliation_break"]
-FrozenBy = Literal["customer", "ops"]
+FrozenBy = Literal["customer", "ops", "link"]
+"""`link`: the customer has unlinked the platform, and keeps a history that is read only."""
 
 
 class Leg(msgspec.Struct, frozen=True, kw_only=True):
@@ -280,7 +281,7 @@ class AccountFrozen(Event, frozen=True, kw_only=True):
     account_id: UUID
     platform: Platform
     by: FrozenBy
-    """What operations froze, the customer cannot unfreeze."""
+    """What operations froze, or the removal of a link, the customer cannot unfreeze."""
     frozen_at: datetime
 
 

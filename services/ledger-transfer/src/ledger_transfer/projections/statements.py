@@ -10,7 +10,7 @@ from events.contracts import banking, trading
 from events.contracts.ledger import Platform, TransferSettled
 from events.contracts.registry import contract_of
 from events.envelope import RecordedEvent
-from events.platform_items import LINK_CONFIRMED, PlatformItems
+from events.platform_items import ERASED, LINK_CONFIRMED, LINK_REMOVED, PlatformItems
 
 from ledger_transfer.state import account_id_of
 
@@ -25,7 +25,7 @@ class Statements:
     """Tables `stated_balance`, one row per statement, and `settlement`, one per own transfer and platform."""
 
     name = "statements"
-    types = _STATED | {LINK_CONFIRMED, _SETTLED}
+    types = _STATED | {LINK_CONFIRMED, LINK_REMOVED, ERASED, _SETTLED}
 
     def __init__(self) -> None:
         self._items = PlatformItems("statement")
