@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 import structlog
+from litestar.di import NamedDependency
 from litestar.params import HeaderParameter
 
 from chassis.problems import Problem
@@ -91,7 +92,7 @@ def provider(verifier: TokenVerifier) -> Callable[..., Awaitable[StepUp | None]]
     """The dependency `step_up`."""
 
     async def provide_step_up(
-        caller: Caller,
+        caller: NamedDependency[Caller],
         step_up_token: Annotated[
             str | None,
             HeaderParameter(

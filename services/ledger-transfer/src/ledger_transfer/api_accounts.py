@@ -16,8 +16,9 @@ from chassis.request import AnyRequest
 from chassis.tokens import Caller
 from events.decisions import Refusal
 from litestar import Response, get, post
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from ledger_transfer.exports import csv_of
 from ledger_transfer.freezing import AccountUnlinked, FrozenByOps
@@ -64,7 +65,11 @@ def account_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
 
     @get("/api/accounts", summary="The caller's accounts on both platforms")
     async def list_accounts(
-        request: AnyRequest, caller: Caller, caught_up: CaughtUp, limit: Limit = 50, cursor: Cursor = None
+        request: AnyRequest,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        limit: Limit = 50,
+        cursor: Cursor = None,
     ) -> AccountPage:
         reject_unknown(request, "limit", "cursor")
         user_id = caller.user_id
@@ -80,18 +85,25 @@ def account_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
         )
 
     @get("/api/accounts/{account_id:uuid}", summary="One account")
-    async def get_account(request: AnyRequest, account_id: UUID, caller: Caller, caught_up: CaughtUp) -> AccountView:
+    async def get_account(
+        request: AnyRequest,
+        account_id: FromPath[UUID],
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+    ) -> AccountView:
         reject_unknown(request)
         return account_view(await _account(caller.user_id, account_id))
 
     @get("/api/accounts/{account_id:uuid}/balance", summary="The balance at any instant, by time of occurrence")
     async def get_balance(
         request: AnyRequest,
-        account_id: UUID,
-        caller: Caller,
-        caught_up: CaughtUp,
-        as_of: Annotated[str | None, Parameter(description="Inclusive; a date is the end of that day in India")] = None,
-        known_at: Annotated[str | None, Parameter(description="By what we knew then")] = None,
+        account_id: FromPath[UUID],
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        as_of: Annotated[
+            str | None, QueryParameter(description="Inclusive; a date is the end of that day in India")
+        ] = None,
+        known_at: Annotated[str | None, QueryParameter(description="By what we knew then")] = None,
     ) -> BalanceView:
         reject_unknown(request, "as_of", "known_at")
         row = await _account(caller.user_id, account_id)
@@ -109,11 +121,11 @@ def account_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
     @get("/api/accounts/{account_id:uuid}/statement", summary="A month's statement, as JSON or CSV")
     async def get_statement(
         request: AnyRequest,
-        account_id: UUID,
-        caller: Caller,
-        caught_up: CaughtUp,
-        month: Annotated[str, Parameter(description="YYYY-MM, in India")],
-        format_: Annotated[Literal["json", "csv"], Parameter(query="format")] = "json",
+        account_id: FromPath[UUID],
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        month: Annotated[str, QueryParameter(description="YYYY-MM, in India")],
+        format_: Annotated[Literal["json", "csv"], QueryParameter(name="format")] = "json",
     ) -> Response[StatementView | bytes]:
         reject_unknown(request, "month", "format")
         since, until = month_of("month", month)
@@ -150,7 +162,9 @@ def account_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
         summary="Stop commands on an account; what its platform reports is still posted",
         opt=ops_may("transfers:reverse"),
     )
-    async def freeze_account(request: AnyRequest, account_id: UUID, caller: Caller) -> Response[FreezeView]:
+    async def freeze_account(
+        request: AnyRequest, account_id: FromPath[UUID], caller: NamedDependency[Caller]
+    ) -> Response[FreezeView]:
         return await _freeze(request, account_id, caller, thaw=False)
 
     @post(
@@ -159,7 +173,9 @@ def account_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
         summary="Let commands through again; what operations froze only operations can",
         opt=ops_may("transfers:reverse"),
     )
-    async def unfreeze_account(request: AnyRequest, account_id: UUID, caller: Caller) -> Response[FreezeView]:
+    async def unfreeze_account(
+        request: AnyRequest, account_id: FromPath[UUID], caller: NamedDependency[Caller]
+    ) -> Response[FreezeView]:
         return await _freeze(request, account_id, caller, thaw=True)
 
     async def _freeze(request: AnyRequest, account_id: UUID, caller: Caller, *, thaw: bool) -> Response[FreezeView]:

@@ -17,8 +17,9 @@ from events.contracts.ledger import Direction, Platform
 from events.envelope import derived_id, new_id
 from events.store import EventIdReused
 from litestar import Response, get, post
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from ledger_transfer.exports import MEDIA_TYPES, Export, ExportFormat, render
 from ledger_transfer.ledger import Ledger
@@ -29,8 +30,8 @@ from ledger_transfer.views import TransactionPage, optional_amount, transaction_
 
 ROWS_EXPORTED_MAX = 200_000
 
-From = Annotated[str | None, Parameter(query="from", description="Inclusive; a date is a day in India")]
-To = Annotated[str | None, Parameter(query="to", description="Exclusive; a date includes that day in India")]
+From = Annotated[str | None, QueryParameter(name="from", description="Inclusive; a date is a day in India")]
+To = Annotated[str | None, QueryParameter(name="to", description="Exclusive; a date includes that day in India")]
 
 
 class TotalView(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,17 +106,17 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
     @get("/api/transactions", summary="The combined history of both platforms, the latest first")
     async def list_transactions(
         request: AnyRequest,
-        caller: Caller,
-        caught_up: CaughtUp,
-        platform: Platform | None = None,
-        account_id: UUID | None = None,
-        type: TransactionType | None = None,  # noqa: A002 - its public name
-        category: Annotated[str | None, Parameter(max_length=64)] = None,
-        direction: Direction | None = None,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        platform: FromQuery[Platform | None] = None,
+        account_id: FromQuery[UUID | None] = None,
+        type: FromQuery[TransactionType | None] = None,  # noqa: A002 - its public name
+        category: Annotated[str | None, QueryParameter(max_length=64)] = None,
+        direction: FromQuery[Direction | None] = None,
         since: From = None,
         until: To = None,
-        min_amount: Annotated[str | None, Parameter(description="Decimal string, inclusive")] = None,
-        max_amount: Annotated[str | None, Parameter(description="Decimal string, inclusive")] = None,
+        min_amount: Annotated[str | None, QueryParameter(description="Decimal string, inclusive")] = None,
+        max_amount: Annotated[str | None, QueryParameter(description="Decimal string, inclusive")] = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> TransactionPage:
@@ -140,9 +141,9 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
     @get("/api/transactions/search", summary="The history's rows whose memo, counterparty or reference has all words")
     async def search_transactions(
         request: AnyRequest,
-        caller: Caller,
-        caught_up: CaughtUp,
-        q: Annotated[str, Parameter(min_length=1, max_length=128)],
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        q: Annotated[str, QueryParameter(min_length=1, max_length=128)],
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> TransactionPage:
@@ -169,11 +170,11 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
     @get("/api/transactions/summary", summary="What came in and went out")
     async def get_transaction_summary(
         request: AnyRequest,
-        caller: Caller,
-        caught_up: CaughtUp,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
         since: From = None,
         until: To = None,
-        group_by: GroupBy = "category",
+        group_by: FromQuery[GroupBy] = "category",
     ) -> SummaryView:
         reject_unknown(request, "from", "to", "group_by")
         chosen = _period(since, until)
@@ -208,7 +209,9 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
         )
 
     @get("/api/transactions/reconciliation", summary="Our balances beside the platforms', and the age of each break")
-    async def get_reconciliation(request: AnyRequest, caller: Caller, caught_up: CaughtUp) -> ReconciliationView:
+    async def get_reconciliation(
+        request: AnyRequest, caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp]
+    ) -> ReconciliationView:
         reject_unknown(request)
         now = datetime.now(UTC)
         items = [_reconciled(row, now) for row in await statements.compare(database, caller.user_id)]
@@ -216,7 +219,10 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
 
     @post("/api/transactions/sync", status_code=202, summary="Ask both platforms for anything missing now")
     async def request_transaction_sync(
-        request: AnyRequest, caller: Caller, data: SyncBody | None = None, idempotency_key: Key = None
+        request: AnyRequest,
+        caller: NamedDependency[Caller],
+        data: JSONBody[SyncBody | None] = None,
+        idempotency_key: Key = None,
     ) -> Response[SyncView]:
         reject_unknown(request)
         platforms: list[Platform] = ["bfc", "vyomo"]
@@ -237,9 +243,9 @@ def history_routes(ledger: Ledger, database: asyncpg.Pool, cursors: CursorCodec)
     @get("/api/transactions/export", summary="The history as a file for other accounting tools")
     async def export_transactions(
         request: AnyRequest,
-        caller: Caller,
-        caught_up: CaughtUp,
-        format_: Annotated[ExportFormat, Parameter(query="format")],
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        format_: Annotated[ExportFormat, QueryParameter(name="format")],
         since: From = None,
         until: To = None,
     ) -> Response[bytes]:

@@ -24,7 +24,9 @@ from events.decisions import Decided, Refusal
 from events.envelope import derived_id, new_id
 from events.store import EventIdReused
 from litestar import Response, delete, get, patch, post, put
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, JSONBody
 
 from ledger_transfer import rule_commands, rulebook, transfers
 from ledger_transfer.backtests import backtest
@@ -85,9 +87,9 @@ def rule_routes(
     @post("/api/auto-replenish", summary="Make a rule, active and evaluated at once", opt=MOVES_MONEY)
     async def create_rule(
         request: AnyRequest,
-        data: RuleBody,
-        caller: Caller,
-        step_up: ProvenStepUp | None,
+        data: JSONBody[RuleBody],
+        caller: NamedDependency[Caller],
+        step_up: NamedDependency[ProvenStepUp | None],
         idempotency_key: Key = None,
     ) -> Response[RuleView]:
         reject_unknown(request)
@@ -112,7 +114,11 @@ def rule_routes(
 
     @get("/api/auto-replenish", summary="The caller's rules, in the order of their making")
     async def list_rules(
-        request: AnyRequest, caller: Caller, caught_up: CaughtUp, limit: Limit = 50, cursor: Cursor = None
+        request: AnyRequest,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        limit: Limit = 50,
+        cursor: Cursor = None,
     ) -> RulePage:
         reject_unknown(request, "limit", "cursor")
         user_id = caller.user_id
@@ -126,7 +132,12 @@ def rule_routes(
         )
 
     @get("/api/auto-replenish/{rule_id:uuid}", summary="One rule")
-    async def get_rule(request: AnyRequest, rule_id: UUID, caller: Caller, caught_up: CaughtUp) -> RuleDetailView:
+    async def get_rule(
+        request: AnyRequest,
+        rule_id: FromPath[UUID],
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+    ) -> RuleDetailView:
         reject_unknown(request)
         row = await rules.get_rule(database, caller.user_id, rule_id)
         if row is None:
@@ -135,7 +146,11 @@ def rule_routes(
 
     @put("/api/auto-replenish/{rule_id:uuid}", summary="Give the rule other terms: a new version", opt=MOVES_MONEY)
     async def change_rule(
-        request: AnyRequest, rule_id: UUID, data: RuleBody, caller: Caller, step_up: ProvenStepUp | None
+        request: AnyRequest,
+        rule_id: FromPath[UUID],
+        data: JSONBody[RuleBody],
+        caller: NamedDependency[Caller],
+        step_up: NamedDependency[ProvenStepUp | None],
     ) -> Response[RuleView]:
         reject_unknown(request)
         terms = terms_of(data, step_up_threshold_minor)
@@ -152,7 +167,7 @@ def rule_routes(
 
     @patch("/api/auto-replenish/{rule_id:uuid}/status", summary="Pause or resume the rule", opt=MOVES_MONEY)
     async def change_rule_status(
-        request: AnyRequest, rule_id: UUID, data: StatusBody, caller: Caller
+        request: AnyRequest, rule_id: FromPath[UUID], data: JSONBody[StatusBody], caller: NamedDependency[Caller]
     ) -> Response[RuleView]:
         reject_unknown(request)
         command = rule_commands.pause if data.status == "paused" else rule_commands.resume
@@ -168,7 +183,9 @@ def rule_routes(
         return Response(rule_view(await current(caller.user_id, rule_id)), headers=_headers(decided))
 
     @delete("/api/auto-replenish/{rule_id:uuid}", summary="End the rule; its history stays")
-    async def delete_rule(request: AnyRequest, rule_id: UUID, caller: Caller) -> Response[None]:
+    async def delete_rule(
+        request: AnyRequest, rule_id: FromPath[UUID], caller: NamedDependency[Caller]
+    ) -> Response[None]:
         reject_unknown(request)
         decided = await _refusals_told(
             ledger.execute(
@@ -183,7 +200,11 @@ def rule_routes(
 
     @get("/api/auto-replenish/history", summary="What all rules have done, the latest first")
     async def list_firings(
-        request: AnyRequest, caller: Caller, caught_up: CaughtUp, limit: Limit = 50, cursor: Cursor = None
+        request: AnyRequest,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        limit: Limit = 50,
+        cursor: Cursor = None,
     ) -> HistoryPage:
         reject_unknown(request, "limit", "cursor")
         return await _history_page(database, cursors, caller.user_id, None, limit, cursor)
@@ -191,9 +212,9 @@ def rule_routes(
     @get("/api/auto-replenish/{rule_id:uuid}/history", summary="What one rule has done, the latest first")
     async def list_rule_firings(
         request: AnyRequest,
-        rule_id: UUID,
-        caller: Caller,
-        caught_up: CaughtUp,
+        rule_id: FromPath[UUID],
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> HistoryPage:
@@ -210,7 +231,10 @@ def rule_routes(
         opt=MOVES_MONEY,
     )
     async def check_rules(
-        request: AnyRequest, caller: Caller, data: CheckBody | None = None, idempotency_key: Key = None
+        request: AnyRequest,
+        caller: NamedDependency[Caller],
+        data: JSONBody[CheckBody | None] = None,
+        idempotency_key: Key = None,
     ) -> Response[CheckView]:
         reject_unknown(request)
         wanted = data or CheckBody()
@@ -251,7 +275,9 @@ def rule_routes(
         status_code=200,
         summary="What the rule would have done over the caller's own past",
     )
-    async def backtest_rule(request: AnyRequest, rule_id: UUID, data: BacktestBody, caller: Caller) -> BacktestView:
+    async def backtest_rule(
+        request: AnyRequest, rule_id: FromPath[UUID], data: JSONBody[BacktestBody], caller: NamedDependency[Caller]
+    ) -> BacktestView:
         reject_unknown(request)
         now = datetime.now(UTC)
         since, until = instant("from", data.since), min(instant("to", data.until, day_after=True), now)

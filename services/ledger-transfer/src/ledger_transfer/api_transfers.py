@@ -19,8 +19,9 @@ from events.contracts.ledger import LimitsChanged, TransferCompleted, TransferHe
 from events.decisions import Refusal
 from events.store import EventIdReused
 from litestar import Response, get, post, put
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from ledger_transfer.allowances import CURRENCY, NewLimits
 from ledger_transfer.api_accounts import account_not_found
@@ -113,9 +114,9 @@ def transfer_routes(ledger: Ledger, step_up_threshold_minor: int) -> list[HTTPRo
     @post("/api/transfers", summary="Move money between the caller's own accounts, at once", opt=MOVES_MONEY)
     async def create_transfer(
         request: AnyRequest,
-        data: TransferBody,
-        caller: Caller,
-        step_up: StepUpClaims | None,
+        data: JSONBody[TransferBody],
+        caller: NamedDependency[Caller],
+        step_up: NamedDependency[StepUpClaims | None],
         idempotency_key: Key = None,
     ) -> Response[CompletedView | HeldView]:
         reject_unknown(request)
@@ -134,7 +135,10 @@ def transfer_routes(ledger: Ledger, step_up_threshold_minor: int) -> list[HTTPRo
 
     @post("/api/transfers/preview", status_code=200, summary="What a transfer would do now; nothing is written")
     async def preview_transfer(
-        request: AnyRequest, data: TransferBody, caller: Caller, step_up: StepUpClaims | None
+        request: AnyRequest,
+        data: JSONBody[TransferBody],
+        caller: NamedDependency[Caller],
+        step_up: NamedDependency[StepUpClaims | None],
     ) -> PreviewView:
         reject_unknown(request)
         # No key, no event: the id only has to be a well-formed one.
@@ -173,9 +177,9 @@ def transfer_routes(ledger: Ledger, step_up_threshold_minor: int) -> list[HTTPRo
     @post("/api/transfers/bulk", summary="Up to 500 transfers, all or nothing or each for itself", opt=MOVES_MONEY)
     async def bulk_transfer(
         request: AnyRequest,
-        data: BulkBody,
-        caller: Caller,
-        step_up: StepUpClaims | None,
+        data: JSONBody[BulkBody],
+        caller: NamedDependency[Caller],
+        step_up: NamedDependency[StepUpClaims | None],
         idempotency_key: Key = None,
     ) -> Response[BulkView]:
         reject_unknown(request)
@@ -201,7 +205,10 @@ def transfer_routes(ledger: Ledger, step_up_threshold_minor: int) -> list[HTTPRo
         opt=MOVES_MONEY,
     )
     async def capture_transfer(
-        request: AnyRequest, transfer_id: UUID, caller: Caller, data: CaptureBody | None = None
+        request: AnyRequest,
+        transfer_id: FromPath[UUID],
+        caller: NamedDependency[Caller],
+        data: JSONBody[CaptureBody | None] = None,
     ) -> Response[CompletedView]:
         reject_unknown(request)
         amount = None
@@ -219,7 +226,9 @@ def transfer_routes(ledger: Ledger, step_up_threshold_minor: int) -> list[HTTPRo
         return Response(completed_view(completed), headers=headers)
 
     @post("/api/transfers/{transfer_id:uuid}/void", status_code=200, summary="Give back what is held")
-    async def void_transfer(request: AnyRequest, transfer_id: UUID, caller: Caller) -> Response[HeldView]:
+    async def void_transfer(
+        request: AnyRequest, transfer_id: FromPath[UUID], caller: NamedDependency[Caller]
+    ) -> Response[HeldView]:
         reject_unknown(request)
         try:
             outcome = await ledger.void(caller.user_id, transfer_id, caller.metadata(), datetime.now(UTC))
@@ -237,7 +246,9 @@ def transfer_routes(ledger: Ledger, step_up_threshold_minor: int) -> list[HTTPRo
         summary="Take a completed transfer back, once, by a correcting one",
         opt={**MOVES_MONEY, **ops_may("transfers:reverse")},
     )
-    async def reverse_transfer(request: AnyRequest, transfer_id: UUID, caller: Caller) -> Response[CompletedView]:
+    async def reverse_transfer(
+        request: AnyRequest, transfer_id: FromPath[UUID], caller: NamedDependency[Caller]
+    ) -> Response[CompletedView]:
         reject_unknown(request, *(["user_id"] if caller.operator else []))
         if "transfers:reverse" not in caller.scopes:
             raise Problem(403, "insufficient_scope", "This needs a token with the scope transfers:reverse")
@@ -251,14 +262,17 @@ def transfer_routes(ledger: Ledger, step_up_threshold_minor: int) -> list[HTTPRo
         return Response(completed_view(event), status_code=201, headers=headers)
 
     @get("/api/transfers/limits", summary="What may be moved per day, week and month in India")
-    async def get_limits(request: AnyRequest, caller: Caller) -> LimitsView:
+    async def get_limits(request: AnyRequest, caller: NamedDependency[Caller]) -> LimitsView:
         reject_unknown(request)
         now = datetime.now(UTC)
         return limits_view(await ledger.preview(caller.user_id, now), now)
 
     @put("/api/transfers/limits", summary="Lower limits at once, raise them with step-up", opt=MOVES_MONEY)
     async def put_limits(
-        request: AnyRequest, data: LimitsBody, caller: Caller, step_up: StepUpClaims | None
+        request: AnyRequest,
+        data: JSONBody[LimitsBody],
+        caller: NamedDependency[Caller],
+        step_up: NamedDependency[StepUpClaims | None],
     ) -> Response[LimitsView]:
         reject_unknown(request)
         wanted = NewLimits(
@@ -277,7 +291,7 @@ def transfer_routes(ledger: Ledger, step_up_threshold_minor: int) -> list[HTTPRo
 
     @get("/api/transfers/{transfer_id:uuid}", summary="One transfer, as it is now")
     async def get_transfer(
-        request: AnyRequest, transfer_id: UUID, caller: Caller
+        request: AnyRequest, transfer_id: FromPath[UUID], caller: NamedDependency[Caller]
     ) -> CompletedView | HeldView | RefusedView:
         reject_unknown(request)
         return await _find(caller.user_id, transfer_id)
@@ -285,8 +299,8 @@ def transfer_routes(ledger: Ledger, step_up_threshold_minor: int) -> list[HTTPRo
     @get("/api/transfers", summary="The outcome of a transfer request by its key, after a lost response")
     async def get_transfer_by_key(
         request: AnyRequest,
-        caller: Caller,
-        idempotency_key: Annotated[str, Parameter(query="idempotency_key")],
+        caller: NamedDependency[Caller],
+        idempotency_key: Annotated[str, QueryParameter(name="idempotency_key")],
     ) -> CompletedView | HeldView | RefusedView:
         reject_unknown(request, "idempotency_key")
         return await _find(caller.user_id, transfer_id_of(caller.user_id, key_of(idempotency_key)))

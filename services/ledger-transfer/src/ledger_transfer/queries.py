@@ -12,7 +12,7 @@ from chassis.problems import Problem, invalid_field
 from chassis.request import AnyRequest
 from chassis.tokens import Caller
 from events.contracts.ledger import Direction, Platform
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter
 
 from ledger_transfer.limits import IST
 from ledger_transfer.projections.transactions import Filter, TransactionType
@@ -25,11 +25,11 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _DATE_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:.]{8,15}([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII)
 
 
-Limit = Annotated[int, Parameter(ge=1, le=200, description="How many items to return")]
-Cursor = Annotated[str | None, Parameter(description="`next_cursor` of the page before")]
+Limit = Annotated[int, QueryParameter(ge=1, le=200, description="How many items to return")]
+Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before")]
 Key = Annotated[
     str | None,
-    Parameter(header="Idempotency-Key", description="Names the request; 1 to 255 visible characters"),
+    HeaderParameter(name="Idempotency-Key", description="Names the request; 1 to 255 visible characters"),
 ]
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
