@@ -116,7 +116,8 @@ async def test_behind_an_erasure_nothing_is_opened_though_the_key_is_still_there
     erased = identity.UserErased(user_id=ASHA, erased_at=AT)
     opened = await texts.open_events([before, _recorded(erased, category="user"), after])
     assert [getattr(event.payload, "memo", "") for event in opened] == ["before", "", None]
-    assert (await texts.sealed(ASHA, _posted(memo="again"))).sealed_texts is None
+    again = await texts.sealed(ASHA, _posted(memo="again"))
+    assert (again.memo, again.sealed_texts) == (None, None), "neither sealed nor in the clear"
 
 
 async def test_a_text_that_was_tampered_with_is_absent_and_an_error_to_who_asks_for_it() -> None:

@@ -14,6 +14,7 @@ from events.contracts.ledger_rules import (
     PercentOfTrigger,
     RuleChanged,
     RuleCreated,
+    RulesEnded,
     RuleTerms,
     Scheduled,
     ToTarget,
@@ -30,6 +31,7 @@ from rule_stories import (
     CURRENT,
     DEPOSIT,
     DOLLARS,
+    RULE,
     SAVINGS,
     SECOND,
     THIRD,
@@ -38,7 +40,9 @@ from rule_stories import (
     Story,
     below,
     daily,
+    fired,
     monthly,
+    refolds,
     share,
     terms,
     the,
@@ -265,3 +269,15 @@ def test_terms_as_stored_are_read_back() -> None:
     for agreed in (below(500_00), share(20, category="salary"), monthly(31, 5_00)):
         created = RuleCreated(rule_id=uuid4(), terms=agreed, worst_case=worst_case(agreed), created_at=Story().now)
         assert msgspec.json.decode(msgspec.json.encode(created), type=RuleCreated) == created
+
+
+def test_when_the_customer_is_erased_all_rules_end() -> None:
+    story = Story(savings=10_000_00)
+    assert not story.decided(rule_commands.end), "without a rule nothing is recorded"
+    story.create(below(1_000_00), RULE)
+    story.create(below(2_000_00), SECOND)
+    [ended] = story.decided(rule_commands.end)
+    assert isinstance(ended, RulesEnded)
+    assert not story.state.rules.rules
+    assert not fired(story.post(WALLET, -1_00))
+    assert refolds(story)
