@@ -1,5 +1,6 @@
 """The worker of a service's operations: takes one `operation` row and does it to its end."""
 
+import gc
 from collections.abc import Mapping
 from uuid import UUID
 
@@ -26,6 +27,10 @@ from events.store import EventStore
 
 log = structlog.get_logger(__name__)
 
+_COLLECT_FROM = 100_000
+"""A chunk of events is tens of thousands of objects, none of them garbage before it is written: looking for cycles
+among them every 700, as Python does, took a quarter of a rebuild's time."""
+
 
 class Operator:
     """Does rebuilds and replays of one service's consumers, one at a time over all its replicas.
@@ -49,6 +54,8 @@ class Operator:
         """
         connections = [await self._connect() for _ in range(3)]
         progress_db, live, own = connections
+        collecting = gc.get_threshold()
+        gc.set_threshold(_COLLECT_FROM, *collecting[1:])
         try:
             if not await progress_db.fetchval("SELECT pg_try_advisory_lock($1)", WORKER_LOCK):
                 return False
@@ -72,6 +79,7 @@ class Operator:
                 await progress.end("done", result=result)
             return True
         finally:
+            gc.set_threshold(*collecting)
             for connection in connections:
                 await connection.close(timeout=5)
 
