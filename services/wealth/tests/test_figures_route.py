@@ -15,7 +15,9 @@ from events.envelope import new_id
 from life_log import Log, a_life, life_log, life_user
 from read_side import open_client
 from test_against_the_log import NOW, fill
-from test_net_worth_route import AT, BANK, linked, loan, opened, position
+from test_net_worth_route import AT, BANK, linked, loan, opened, position, trade
+from test_net_worth_route import BROKER as VYOMO
+from wealth import queries
 from wealth.api import routes
 from wealth.desk import Desk
 from wealth.explaining import FIGURES, ITEM_FIGURES
@@ -67,8 +69,48 @@ async def test_the_parts_of_every_figure_sum_to_it(world: Any, october: Client) 
                         pieces += [part["earlier"]["amount"]] if part.get("earlier") else []
                         assert total(pieces) == Decimal(part["amount"]), (figure, part["name"])
                         opened_up += 1
+                    elif figure != "health":
+                        assert Decimal(part["amount"]) == 0, (figure, part["name"], "opens up to nothing")
                     assert {event["event_id"] for event in events} <= ids
     assert opened_up > 200
+
+
+@pytest.mark.parametrize("figure", ["total", "realized_pnl", "end_value", "net_flows"])
+async def test_what_comes_while_a_figure_is_explained_is_in_none_of_its_parts(
+    world: Any, client: Client, monkeypatch: pytest.MonkeyPatch, figure: str
+) -> None:
+    user, wallet = new_id(), new_id()
+    await world.append(f"user-{user}", linked("vyomo", "VY-1"))
+    await world.append(f"ledger-{user}", opened(wallet, "trading_wallet", 5_00))
+    await world.append(VYOMO, trade(3_00))
+    await world.deliver()
+    before = await get(client, world, user, f"explain/{figure}?limit=1")
+    stamp, past_worth = queries.stamp, queries.past_worth
+
+    async def meanwhile() -> None:
+        payin = ledger.AccountPosted(
+            account_id=wallet, platform="vyomo", type="wallet_movement", category="payin", item_id=str(new_id()),
+            legs=(ledger.Leg(account_id=str(wallet), amount_minor=1_00, currency="INR", balance_after_minor=1),),
+            occurred_at=datetime.now(UTC),
+        )  # fmt: skip
+        await world.append(f"ledger-{user}", payin)
+        await world.append(VYOMO, trade(9_00))
+        await world.deliver()
+
+    async def stamp_then(*arguments: Any) -> Any:
+        found = await stamp(*arguments)
+        await meanwhile()
+        return found
+
+    async def past_worth_then(*arguments: Any) -> Any:
+        found = await past_worth(*arguments)
+        await meanwhile()
+        return found
+
+    monkeypatch.setattr(queries, "stamp", stamp_then)
+    monkeypatch.setattr(queries, "past_worth", past_worth_then)
+    during = await get(client, world, user, f"explain/{figure}?limit=1")
+    assert during == before
 
 
 async def test_xirr_can_be_computed_again_from_what_is_shown(world: Any, october: Client) -> None:
@@ -131,6 +173,29 @@ async def test_new_events_are_in_the_next_answer(world: Any, client: Client) -> 
     await world.append(BANK, loan(30))
     await world.deliver()
     assert (await get(client, world, user, "summary"))["net_worth"]["total"] == "0.70"
+
+
+async def test_a_new_day_has_other_figures(world: Any) -> None:
+    """Without any event: periods end today, deposits mature, dates come near."""
+    user, now = new_id(), NOW
+    await world.append(f"user-{user}", linked("bfc", "BFC-1"))
+    await world.append(f"ledger-{user}", opened(new_id(), "savings", 100))
+    await world.deliver()
+    desk = Desk(world.db, Thresholds(), clock=lambda: now)
+    today = (await desk.look(user)).computed.performance[30].last_day
+    assert (await desk.look(user)).computed.performance[30].last_day == today
+    now += timedelta(days=1)
+    assert (await desk.look(user)).computed.performance[30].last_day == today + timedelta(days=1)
+
+
+async def test_who_was_looked_at_longest_ago_is_let_go(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wealth.desk.KEPT_MAX", 2)
+    desk = Desk(world.db, Thresholds())
+    users = [new_id() for _ in range(3)]
+    looks = [(await desk.look(user)).computed for user in users]
+    assert (await desk.look(users[2])).computed is looks[2]
+    assert (await desk.look(users[1])).computed is looks[1]
+    assert (await desk.look(users[0])).computed is not looks[0]
 
 
 async def test_what_was_posted_and_what_was_stated_flow_together(world: Any, october: Client) -> None:
@@ -244,6 +309,15 @@ async def deliver(world: Any) -> None:
         ("net-worth?as_of=2999-01-01", 400, "invalid_request"),
         ("net-worth?as_of=0001-01-01", 400, "invalid_request"),
         ("net-worth?as_of=9999-12-31", 400, "invalid_request"),
+        ("net-worth?as_of=", 400, "invalid_request"),
+        ("net-worth?as_of=2026-02-30", 400, "invalid_request"),
+        ("net-worth?as_of=2020-01-01&as_of=2026-01-01", 400, "invalid_request"),
+        ("net-worth?as_of=2026-01-01T00:00:00%2B99:00", 400, "invalid_request"),
+        ("performance?period=", 400, "invalid_request"),
+        ("performance?period=030", 400, "invalid_request"),
+        ("performance?period=-30", 400, "invalid_request"),
+        ("performance?period=30&period=90", 400, "invalid_request"),
+        ("performance?period=" + "9" * 5000, 400, "invalid_request"),
         ("performance?period=31", 400, "invalid_request"),
         ("performance?days=30", 400, "unknown_parameter"),
         ("health?period=30", 400, "unknown_parameter"),

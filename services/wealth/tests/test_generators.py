@@ -55,6 +55,12 @@ def test_a_position_up_or_down_by_the_threshold() -> None:
     assert found("loss_warning", Thresholds(loss_percent=15.1), items=[down]) == []
 
 
+def test_an_action_can_be_called_whatever_a_symbol_has_in_it() -> None:
+    profit = only(found("profit_booking", items=[share("M&M #1", 100, 100_00, 125_00)]))
+    assert profit.action is not None
+    assert profit.action.href == "/api/search?q=M%26M%20%231"
+
+
 def test_a_short_position_that_rises_is_a_loss() -> None:
     short = share("SOLD", -100, 100_00, 130_00)
     assert only(found("loss_warning", items=[short])).effect_minor == 3_000_00

@@ -271,6 +271,54 @@ async def test_a_value_that_is_nobodys_is_refused(world: Any, item: Any) -> None
         await world.deliver()
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_position_does_not_change_its_currency(world: Any, together: bool) -> None:
+    user = new_id()
+    await world.append(f"user-{user}", linked("vyomo", "VY-1"))
+    await world.append(BROKER, position(2, 100))
+    if not together:
+        await world.deliver()
+    await world.append(BROKER, position(2, 100, currency="USD"))
+    with pytest.raises(ValueError, match="USD"):
+        await world.deliver()
+
+
+async def test_a_closed_future_is_worth_nothing(world: Any, client: Client) -> None:
+    """Its broker may state the last profit once more; that is in the wallet."""
+    user = new_id()
+    await world.append(f"user-{user}", linked("vyomo", "VY-1"))
+    future = msgspec.structs.replace(position(5, 100), instrument="future", unrealized_pnl_minor=9_00)
+    await world.append(BROKER, future)
+    await world.deliver()
+    assert (await net_worth(client, world, user))["total"] == "9.00"
+    await world.append(BROKER, msgspec.structs.replace(future, quantity=0, occurred_at=AT + timedelta(days=1)))
+    await world.deliver()
+    assert (await net_worth(client, world, user))["total"] == "0.00"
+    after = await client.get("/api/wealth/net-worth?as_of=2026-02-14", headers=world.bearer(user))
+    assert after.json()["total"] == "0.00"
+    assert await world.db.fetchval("SELECT value_minor FROM daily ORDER BY day DESC LIMIT 1") == 0
+
+
+async def test_a_posting_from_before_the_account_was_opened(world: Any, client: Client) -> None:
+    user, savings = new_id(), new_id()
+    await world.append(f"user-{user}", linked("bfc", "BFC-1"))
+    await world.append(f"ledger-{user}", opened(savings, "savings", 100_00))
+    await world.deliver()
+    early = ledger.AccountPosted(
+        account_id=savings, platform="bfc", legs=(leg(savings, -30_00, 70_00),), type="transaction", category="other",
+        item_id="early", occurred_at=AT - timedelta(days=40),
+    )  # fmt: skip
+    await world.append(f"ledger-{user}", early)
+    await world.deliver()
+    assert (await net_worth(client, world, user))["total"] == "70.00"
+    for day, total in (("2025-12-01", "0.00"), ("2026-01-10", "-30.00"), ("2026-02-12", "70.00")):
+        then = await client.get(f"/api/wealth/net-worth?as_of={day}", headers=world.bearer(user))
+        assert (then.status_code, then.json()["total"]) == (200, total)
+    explained = await client.get("/api/wealth/explain/total?as_of=2026-01-10", headers=world.bearer(user))
+    assert [event["amount"] for event in explained.json()["parts"][0]["events"]] == ["-30.00"]
+    await world.live_equals_rebuild()
+
+
 async def test_money_on_an_unknown_account_is_refused(world: Any) -> None:
     user = new_id()
     await world.append(f"ledger-{user}", transfer(new_id(), new_id(), 1, 1, 1))

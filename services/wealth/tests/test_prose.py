@@ -97,14 +97,12 @@ async def test_words_that_change_a_number_are_not(
     "answer",
     [
         lambda: web.Response(status=500),
-        lambda: web.Response(status=302, headers={"Location": "http://127.0.0.1:9/"}),
         lambda: web.Response(text="not json"),
         lambda: web.json_response([]),
         lambda: web.json_response({"choices": []}),
         lambda: web.json_response({"choices": [{"message": {"content": "no json"}}]}),
         lambda: web.json_response({"choices": [{"message": {"content": None}}]}),
         lambda: web.Response(body=b"\xff" * 10),
-        lambda: web.Response(text="[" + "0," * 100_000 + "0]"),
     ],
 )
 async def test_an_odd_endpoint_means_the_template(
@@ -112,6 +110,29 @@ async def test_an_odd_endpoint_means_the_template(
 ) -> None:
     endpoint.answer = answer
     assert await prose.reword(insight()) is None
+
+
+GOOD = {"title": "ABC is up 30.0%", "body": "It gained."}
+
+
+def document(words: dict[str, str]) -> str:
+    return json.dumps({"choices": [{"message": {"content": json.dumps(words)}}]})
+
+
+async def test_an_answer_without_end_is_not_read(endpoint: Endpoint, prose: OpenAiProse) -> None:
+    endpoint.answer = lambda: web.Response(text=document(GOOD) + " " * 60_000)
+    assert await prose.reword(insight()) is not None
+    endpoint.answer = lambda: web.Response(text=document(GOOD) + " " * 70_000)
+    assert await prose.reword(insight()) is None
+
+
+async def test_the_facts_go_nowhere_else(endpoint: Endpoint, prose: OpenAiProse) -> None:
+    """A redirect (307 would carry the body on) is no answer, however well it ends."""
+    turns = [web.Response(status=307, headers={"Location": endpoint.url + "/chat/completions"}),
+             web.Response(text=document(GOOD))]  # fmt: skip
+    endpoint.answer = lambda: turns.pop(0)
+    assert await prose.reword(insight()) is None
+    assert len(endpoint.asked) == 1
 
 
 async def test_a_slow_or_absent_endpoint_means_the_template(endpoint: Endpoint, prose: OpenAiProse) -> None:

@@ -20,6 +20,8 @@ from events.store import EventStore
 log = structlog.get_logger(__name__)
 
 OPERATION = "SANGAM_OPERATION"
+NICENESS = 10
+"""Of a worker's process: on a machine without a core to spare, requests come first."""
 
 _LOOK_S = 1.0
 _AFTER_A_CRASH_S = 5.0

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 import sys
@@ -327,6 +328,7 @@ def run(service: str, settings_type: type[S], wire: Callable[[Runtime[S]], Await
     end_tracing = telemetry.configure_tracing(service, settings.otel_exporter_otlp_endpoint)
     try:
         if (operation_id := operating.wanted()) is not None:
+            os.nice(operating.NICENESS)
             failed = uvloop.run(_operate(service, settings, wire, operation_id))
         else:
             failed = uvloop.run(_serve(service, settings, wire))

@@ -384,3 +384,16 @@ def summary_answer(position: int, as_of: datetime | None, computed: Computed, pe
         health=health_answer(position, computed.health),
         insights=insight_answers(computed),
     )
+
+
+def summary_at(summary: SummaryAnswer, position: int, as_of: datetime | None) -> SummaryAnswer:
+    """The same figures, at a position up to which nothing has changed them."""
+    replace = msgspec.structs.replace
+    return SummaryAnswer(
+        position=position,
+        as_of=as_of,
+        net_worth=replace(summary.net_worth, position=position, as_of=as_of),
+        performance=[replace(answer, position=position) for answer in summary.performance],
+        health=replace(summary.health, position=position),
+        insights=summary.insights,
+    )

@@ -24,11 +24,7 @@ from wealth.answers import (
     NetWorthAnswer,
     PerformanceAnswer,
     SummaryAnswer,
-    health_answer,
-    insight_answers,
     net_worth_answer,
-    performance_answer,
-    summary_answer,
 )
 from wealth.desk import Desk
 from wealth.explaining import (
@@ -67,11 +63,10 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
     ) -> NetWorthAnswer:
         _only(request, "as_of")
         if as_of is None:
-            look = await desk.look(caller.user_id)
-            picture = look.computed.picture
-            return net_worth_answer(look.as_of, look.position, picture.linked, look.computed.worth)
+            return (await desk.look(caller.user_id)).answers.net_worth
         at = _instant(as_of, desk.clock())
-        past = await queries.past_worth(database, caller.user_id, at)
+        async with queries.snapshot(database) as db:
+            past = await queries.past_worth(db, caller.user_id, at)
         return net_worth_answer(at, past.position, past.linked, past.figures)
 
     @get("/api/wealth/performance", summary="Returns of the last 30, 90 or 365 days")
@@ -84,15 +79,14 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
         _only(request, "period")
         days = _period(period)
         look = await desk.look(caller.user_id)
-        return performance_answer(look.position, look.computed, look.computed.performance[days])
+        return look.answers.performance[PERIODS.index(days)]
 
     @get("/api/wealth/health", summary="Financial health score with its factors")
     async def get_health_score(
         request: AnyRequest, caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp]
     ) -> HealthAnswer:
         _only(request)
-        look = await desk.look(caller.user_id)
-        return health_answer(look.position, look.computed.health)
+        return (await desk.look(caller.user_id)).answers.health
 
     @get("/api/wealth/insights", summary="What is worth knowing, most important first")
     async def get_insights(
@@ -100,7 +94,7 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
     ) -> InsightsAnswer:
         _only(request)
         look = await desk.look(caller.user_id)
-        return InsightsAnswer(position=look.position, items=insight_answers(look.computed))
+        return InsightsAnswer(position=look.position, items=look.answers.insights)
 
     @post("/api/wealth/insights/{insight_id:uuid}/dismiss", status_code=200, summary="Do not show this insight again")
     async def dismiss_insight(
@@ -127,8 +121,7 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
         request: AnyRequest, caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp]
     ) -> SummaryAnswer:
         _only(request)
-        look = await desk.look(caller.user_id)
-        return summary_answer(look.position, look.as_of, look.computed, PERIODS)
+        return (await desk.look(caller.user_id)).answers
 
     @get("/api/wealth/explain/{figure:str}", summary="The formula and the events behind a figure")
     async def get_explanation(
@@ -145,21 +138,18 @@ def routes(database: asyncpg.Pool, desk: Desk, streams: "Streams[WealthState]") 
         allowed = "as_of" if figure in ITEM_FIGURES or figure == "realized_pnl" else "period"
         _only(request, "limit", *([allowed] if figure != "health" else []))
         events = _limit(limit)
-        if figure == "health" or figure in PERIOD_FIGURES:
-            days = _period(period)
-            look = await desk.look(caller.user_id)
-            if figure == "health":
-                return explain_health(look.computed, look.position)
-            return await explain_period(database, caller.user_id, figure, look.computed, days, look.position, events)
-        # A clock ahead of ours may have reported of tomorrow, and today's figures contain that.
+        days = _period(period)
         asked = _instant(as_of, desk.clock()) if as_of is not None else None
-        at = asked or datetime(9999, 1, 1, tzinfo=UTC)
-        past = await queries.past_worth(database, caller.user_id, at)
-        if figure == "realized_pnl":
-            return await explain_realized(database, caller.user_id, at, asked, past.position, past.figures, events)
-        return await explain_items(
-            database, caller.user_id, figure, at, asked, past.position, past.values, past.figures, events
-        )
+        # One snapshot for the figure and the events behind it: what comes meanwhile is in neither.
+        async with queries.snapshot(database) as db:
+            if figure == "health":
+                return explain_health(await desk.look(caller.user_id, db))
+            if figure in PERIOD_FIGURES:
+                look = await desk.look(caller.user_id, db)
+                return await explain_period(db, caller.user_id, figure, look, days, events)
+            if figure == "realized_pnl":
+                return await explain_realized(db, caller.user_id, asked, events)
+            return await explain_items(db, caller.user_id, figure, asked, events)
 
     return [
         get_net_worth,
@@ -177,6 +167,8 @@ def _only(request: AnyRequest, *known: str) -> None:
     for name in request.query_params:
         if name not in known:
             raise invalid_field(name, "is not a parameter of this route", "unknown_parameter")
+        if len(request.query_params.getall(name)) > 1:
+            raise invalid_field(name, "is given more than once")
 
 
 def _period(text: str) -> int:

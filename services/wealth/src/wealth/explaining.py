@@ -4,19 +4,22 @@ The parts sum to the figure exactly; the events of a part, with what came before
 whose whole value is stated (a loan, a fund, a position) rests on its last statement.
 """
 
-from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 import msgspec
+import numpy as np
 
 from wealth import queries
 from wealth.answers import fraction, hundredths, money, rupee_text
 from wealth.computing import Computed
-from wealth.networth import CURRENCY, NetWorth, Valued
-from wealth.performance import CATEGORY_OF, Performance
+from wealth.desk import Look
+from wealth.ledger_lines import IST
+from wealth.networth import CURRENCY, Valued
+from wealth.performance import CATEGORY_OF, CategoryReturn, Performance
 from wealth.queries import Cause, Causes
 
 _BANK = ("savings", "current", "fixed_deposit")
@@ -52,16 +55,18 @@ ITEM_FIGURES: dict[str, _Rule] = {
     "loans": _Rule("the outstanding of every loan, as the bank stated it last", ("loan",), "loans", -1),
 }  # fmt: skip
 PERIOD_FIGURES: dict[str, str] = {
-    "start_value": "the net worth at the end of the day before the period, by category",
-    "end_value": "the net worth at the end of the period, by category",
+    "start_value": "the net worth at the end of the day before the period: every account, loan, fund and position",
+    "end_value": "the net worth at the end of the period: every account, loan, fund and position",
     "net_flows": "what came in from outside less what went out: opening balances, salaries, payments, loans; moves "
     "between own accounts and purchases cancel, interest, charges and profits are gain",
-    "gain": "end value - start value - net flows, of each category",
+    "gain": "end value - start value - net flows, of each category and on each day",
     "gain_percent": "Modified Dietz: gain / (start value + Σ flow × days left / days of the period)",
     "twr": "Π over the days of (1 + (value - value of the day before - flow) / value of the day before) - 1 (GIPS); "
     "on a day that began with nothing, the day's flow is the base",
     "xirr": "the rate r with Σ flow / (1 + r)^(days / 365) = 0 over the listed flows, as a spreadsheet's XIRR does",
 }
+ALWAYS = datetime(9999, 1, 1, tzinfo=UTC)
+"""As of now: a clock ahead of ours may have reported of tomorrow, and today's figures contain that."""
 FIGURES = (*ITEM_FIGURES, "realized_pnl", *PERIOD_FIGURES, "health")
 
 
@@ -115,55 +120,58 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 async def explain_items(
-    database: asyncpg.Pool,
-    user_id: UUID,
-    figure: str,
-    at: datetime,
-    as_of: datetime | None,
-    position: int,
-    values: Sequence[Valued],
-    worth: NetWorth,
-    limit: int,
+    db: asyncpg.Connection, user_id: UUID, figure: str, as_of: datetime | None, limit: int
 ) -> Explanation:
-    """A figure of the net worth at `at`: every account, loan, fund and position in it."""
+    """A figure of the net worth, now or at `as_of`: every account, loan, fund and position in it.
+
+    Like the others, in a snapshot: all that it reads is of one position.
+    """
+    at = as_of or ALWAYS
+    past = await queries.past_worth(db, user_id, at)
     rule = ITEM_FIGURES[figure]
-    parts = []
-    for item in values:
-        if item.currency != CURRENCY or item.asset_class not in rule.classes:
-            continue
-        stated = item.asset_class in (*_POSITIONS, "fund", "loan")
-        found = await queries.causes(database, user_id, item.item, stated=stated, at=at, limit=limit)
-        parts.append(_part(item.item, item.label, rule.sign * item.value_minor, found, rule.sign))
-    value: int | None = getattr(worth, rule.value_of)
+    value: int | None = getattr(past.figures, rule.value_of)
     return Explanation(
         figure=figure,
         value=money(value),
         unit=CURRENCY,
-        position=position,
+        position=past.position,
         as_of=as_of,
         formula=rule.formula,
-        parts=parts,
+        parts=await _items(db, user_id, past.values, rule.classes, rule.sign, at, limit),
         reason="not known: nothing of it is linked or held in this currency" if value is None else None,
     )
 
 
-async def explain_realized(
-    database: asyncpg.Pool,
+async def _items(
+    db: asyncpg.Connection,
     user_id: UUID,
+    values: Sequence[Valued],
+    classes: Collection[str],
+    sign: int,
     at: datetime,
-    as_of: datetime | None,
-    position: int,
-    worth: NetWorth,
     limit: int,
-) -> Explanation:
+) -> list[Part]:
+    parts = []
+    for item in values:
+        if item.currency != CURRENCY or item.asset_class not in classes:
+            continue
+        stated = item.asset_class in (*_POSITIONS, "fund", "loan")
+        found = await queries.causes(db, user_id, item.item, stated=stated, at=at, limit=limit)
+        parts.append(_part(item.item, item.label, sign * item.value_minor, found, sign))
+    return parts
+
+
+async def explain_realized(db: asyncpg.Connection, user_id: UUID, as_of: datetime | None, limit: int) -> Explanation:
     """The realised profit and loss: the trades that closed a position."""
-    found = await queries.realizing_trades(database, user_id, at, limit)
-    value = worth.realized_pnl
+    at = as_of or ALWAYS
+    past = await queries.past_worth(db, user_id, at)
+    found = await queries.realizing_trades(db, user_id, at, limit)
+    value = past.figures.realized_pnl
     return Explanation(
         figure="realized_pnl",
         value=money(value),
         unit=CURRENCY,
-        position=position,
+        position=past.position,
         as_of=as_of,
         formula="the profit or loss that the broker stated with every closing trade, summed; it is in the wallet",
         parts=[] if value is None else [_part("trades", "closing trades", value, found, 1)],
@@ -195,26 +203,24 @@ def _event(cause: Cause, sign: int = 1) -> EventAnswer:
 
 
 async def explain_period(
-    database: asyncpg.Pool, user_id: UUID, figure: str, computed: Computed, period: int, position: int, limit: int
+    db: asyncpg.Connection, user_id: UUID, figure: str, look: Look, period: int, limit: int
 ) -> Explanation:
-    """A figure of a period's performance."""
+    """A figure of a period's performance. `look` is of the same snapshot as `db`."""
+    computed = look.computed
     found = computed.performance[period]
     value, unit, reason = _period_value(figure, found)
     if computed.worth.total is None:
         value, reason = None, "nothing is linked or held in this currency"
     parts: list[Part] = []
     days: list[DayAmount] = []
-    if value is not None and unit == CURRENCY:
-        for part in found.categories:
-            amounts = {
-                "start_value": part.start_minor,
-                "end_value": part.end_minor,
-                "net_flows": part.net_flows_minor,
-                "gain": part.gain_minor,
-            }
-            parts.append(Part(name=part.category, amount=rupee_text(amounts[figure])))
-        if figure == "net_flows":
-            parts = [await _flows(database, user_id, part, found, computed, limit) for part in parts]
+    if value is not None and figure in ("start_value", "end_value"):
+        at = ALWAYS if figure == "end_value" else _end_of(found.first_day)
+        past = await queries.past_worth(db, user_id, at)
+        parts = await _items(db, user_id, past.values, CATEGORY_OF.keys(), 1, at, limit)
+    elif value is not None and figure == "net_flows":
+        parts = [await _flows(db, user_id, part, found, computed, limit) for part in found.categories]
+    elif value is not None and figure == "gain":
+        parts = [_gains(part, found, computed) for part in found.categories]
     elif figure == "twr":
         days = _return_days(computed, found)
     elif figure in ("xirr", "gain_percent"):
@@ -223,13 +229,18 @@ async def explain_period(
         figure=figure,
         value=value,
         unit=unit,
-        position=position,
+        position=look.position,
         period_days=period,
         formula=PERIOD_FIGURES[figure],
         parts=parts,
         days=days,
         reason=reason,
     )
+
+
+def _end_of(day: date) -> datetime:
+    """The last instant of a day in India."""
+    return datetime.combine(day, time.max, timezone(IST)).astimezone(UTC)
 
 
 def _period_value(figure: str, found: Performance) -> tuple[str | None, str, str | None]:
@@ -261,31 +272,39 @@ _FLOWS = """
 
 
 async def _flows(
-    database: asyncpg.Pool, user_id: UUID, part: Part, found: Performance, computed: Computed, limit: int
+    db: asyncpg.Connection, user_id: UUID, part: CategoryReturn, found: Performance, computed: Computed, limit: int
 ) -> Part:
     """The postings behind a category's flows; what flowed into funds and loans, by day."""
-    classes = [name for name, category in CATEGORY_OF.items() if category == part.name]
-    rows = [Cause(*row) for row in await database.fetch(_FLOWS, user_id, CURRENCY, classes, found.first_day)]
-    posted = sum(row.amount_minor for row in rows)
-    total = next(c.net_flows_minor for c in found.categories if c.category == part.name)
+    classes = [name for name, category in CATEGORY_OF.items() if category == part.category]
+    rows = [Cause(*row) for row in await db.fetch(_FLOWS, user_id, CURRENCY, classes, found.first_day)]
     days = []
-    if total != posted:  # some of it was stated, and only the days know it: they say all of it
-        rows = []
-        flows = computed.whole.flows[part.name][-found.days :]
-        days = [
-            DayAmount(date=found.first_day + timedelta(days=index + 1), amount=rupee_text(int(flow)))
-            for index, flow in enumerate(flows)
-            if flow
-        ]
+    if part.net_flows_minor != sum(row.amount_minor for row in rows):
+        rows = []  # some of it was stated, and only the days know it: they say all of it
+        days = _by_day(found, computed.whole.flows[part.category][-found.days :])
     return Part(
-        name=part.name,
-        amount=part.amount,
+        name=part.category,
+        amount=rupee_text(part.net_flows_minor),
         events=[_event(row) for row in rows[:limit]],
         earlier=Earlier(count=len(rows) - limit, amount=rupee_text(sum(r.amount_minor for r in rows[limit:])))
         if len(rows) > limit
         else None,
         days=days,
     )
+
+
+def _gains(part: CategoryReturn, found: Performance, computed: Computed) -> Part:
+    """What a category earned, day by day."""
+    values = computed.whole.values[part.category][-found.days - 1 :]
+    flows = computed.whole.flows[part.category][-found.days :]
+    return Part(name=part.category, amount=rupee_text(part.gain_minor), days=_by_day(found, np.diff(values) - flows))
+
+
+def _by_day(found: Performance, amounts: Iterable[int]) -> list[DayAmount]:
+    return [
+        DayAmount(date=found.first_day + timedelta(days=index + 1), amount=rupee_text(int(amount)))
+        for index, amount in enumerate(amounts)
+        if amount
+    ]
 
 
 def _day_flows(computed: Computed, found: Performance) -> list[int]:
@@ -326,14 +345,14 @@ def _return_days(computed: Computed, found: Performance) -> list[DayAmount]:
     return days
 
 
-def explain_health(computed: Computed, position: int) -> Explanation:
+def explain_health(look: Look) -> Explanation:
     """The score: the factors' contributions, in points."""
-    health = computed.health
+    health = look.computed.health
     return Explanation(
         figure="health",
         value=None if health.score is None else hundredths(health.exact_hundredths),
         unit="points",
-        position=position,
+        position=look.position,
         formula="Σ weight × factor's score / weight of the factors that are known",
         parts=[
             Part(

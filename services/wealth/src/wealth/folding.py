@@ -58,6 +58,13 @@ class Touched:
         self.late_since: datetime | None = None
         """From when on its days must be computed again from the facts."""
 
+    def stated_in(self, currency: str) -> None:
+        """Raises:
+        ValueError: it was stated in another one too; amounts of both are no sum.
+        """
+        if self.item is not None and self.item.currency != currency:
+            raise ValueError(f"a {self.name.split(':')[0]} is stated in {currency} and in {self.item.currency}")
+
 
 class Customer:
     """What a batch says of one customer."""
@@ -157,6 +164,7 @@ def read(
         stated = stated_item(payload)
         if stated is not None:
             touched = customer.touch(stated)
+            touched.stated_in(payload.currency)  # type: ignore[attr-defined]
             if touched.item is None:
                 touched.item = described(stated, payload)
             touched.statements.append(statement(event))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta, timezone
 from math import log10
 from typing import NamedTuple
+from urllib.parse import quote
 
 from chassis.money import format_amount, rupees
 from events.contracts.wealth import Action, Evidence, InsightKind, InsightPriority
@@ -87,7 +88,7 @@ def _see(figure: str, label: str = "See how this is made up") -> Action:
 
 
 def _search(label: str) -> Action:
-    return Action(label="See its trades", method="GET", href=f"/api/search?q={label}")
+    return Action(label="See its trades", method="GET", href=f"/api/search?q={quote(label)}")
 
 
 def _evidence(item: ItemNow, fact: str, minor: int | None = None) -> Evidence:
@@ -343,7 +344,7 @@ def spending(facts: Facts) -> Iterator[Insight]:
                 # One a month and category: more of the same is no news.
                 effect_minor=excess, strength=found.z,
                 action=Action(label="See the payments", method="GET",
-                              href=f"/api/transactions?category={found.category}&from={month.isoformat()}"),
+                              href=f"/api/transactions?category={quote(found.category)}&from={month.isoformat()}"),
                 expires_at=_end_of(behaviour.next_month(behaviour.next_month(month)) - timedelta(days=1)),
             )  # fmt: skip
 

@@ -173,6 +173,8 @@ def statement(event: RecordedEvent) -> Statement:
             # not the customer's, only the profit or loss it would settle.
             is_future = stated.instrument == "future"
             value = stated.unrealized_pnl_minor if is_future else stated.quantity * stated.mark_price_minor
+            if not stated.quantity:
+                value = 0  # closed: what it came to is in the wallet, whatever else is said of it
         case _:
             raise TypeError(f"{event.type} states no value")
     if abs(value) > VALUE_MAX_MINOR:

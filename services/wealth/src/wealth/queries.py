@@ -1,7 +1,8 @@
 """Reads of the read model: a customer's whole picture at one position, what they had at a past instant, the events
 behind an item."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple, cast
@@ -92,55 +93,59 @@ _POSTINGS = """
 """
 
 
-async def stamp(database: asyncpg.Pool, user_id: UUID) -> Stamp:
+Reader = asyncpg.Connection | asyncpg.Pool
+"""What answers a query: a connection inside of a `snapshot` where several answers must agree."""
+
+
+@asynccontextmanager
+async def snapshot(database: asyncpg.Pool) -> AsyncIterator[asyncpg.Connection]:
+    """A connection whose reads are all of one position of the read model."""
+    async with database.acquire() as proxy, proxy.transaction(isolation="repeatable_read", readonly=True):
+        yield cast(asyncpg.Connection, proxy)
+
+
+async def stamp(database: Reader, user_id: UUID) -> Stamp:
     """How far the read model is, and when the customer's part of it changed last."""
     row = await database.fetchrow(_STAMP, user_id)
     assert row is not None  # a left join from one row gives one row
     return Stamp(row["position"], row["recorded_at"], row["changed"], row["noticed"])
 
 
-async def picture(database: asyncpg.Pool, user_id: UUID, now: datetime) -> tuple[Stamp, Picture]:
-    """Everything known of `user_id`, at one position."""
+async def picture(db: Reader, user_id: UUID, now: datetime) -> tuple[Stamp, Picture]:
+    """Everything known of `user_id`: read it in a `snapshot`."""
     today = local_day(now)
     first = today - timedelta(days=PERIODS[-1] + EMI_DAYS)
-    async with (
-        database.acquire() as proxy,
-        proxy.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        db = cast(asyncpg.Connection, proxy)
-        row = await db.fetchrow(_STAMP, user_id)
-        assert row is not None
-        stamped = Stamp(row["position"], row["recorded_at"], row["changed"], row["noticed"])
-        linked = await db.fetch("SELECT platform FROM linked_platform WHERE user_id = $1", user_id)
-        items = await db.fetch(_ITEMS, user_id)
-        days = await db.fetch(_DAYS, user_id, first, CURRENCY, EPOCH_DAY)
-        realized = await db.fetch(
-            "SELECT currency, sum(realized_minor)::bigint AS amount FROM trade "
-            "WHERE user_id = $1 AND realized_minor IS NOT NULL GROUP BY currency",
-            user_id,
-        )
-        months = await db.fetch(
-            "SELECT month, category, in_minor, out_minor FROM cashflow WHERE user_id = $1 AND month >= $2 "
-            "ORDER BY month, category",
-            user_id,
-            _months_ago(today, MONTHS_KEPT),
-        )
-        year_ago = start_of_day(now) - timedelta(days=731)  # reaches over the financial year's start
-        trades = await db.fetch(_TRADES, user_id, CURRENCY, year_ago)
-        funds = await db.fetch(_FUNDS, user_id, CURRENCY)
-        deposits = await db.fetch(
-            "SELECT deposit_id, principal_minor, rate_percent, matures_on FROM deposit "
-            "WHERE user_id = $1 AND currency = $2 AND matures_on >= $3 ORDER BY deposit_id",
-            user_id,
-            CURRENCY,
-            today,
-        )
-        postings = await db.fetch(_POSTINGS, user_id, start_of_day(now) - timedelta(days=64), CURRENCY)
-        noticed = await db.fetch(
-            "SELECT insight_id, rule, subject, level, state, title, body, facts, raised_at FROM noticed "
-            "WHERE user_id = $1 ORDER BY insight_id",
-            user_id,
-        )
+    stamped = await stamp(db, user_id)
+    linked = await db.fetch("SELECT platform FROM linked_platform WHERE user_id = $1", user_id)
+    items = await db.fetch(_ITEMS, user_id)
+    days = await db.fetch(_DAYS, user_id, first, CURRENCY, EPOCH_DAY)
+    realized = await db.fetch(
+        "SELECT currency, sum(realized_minor)::bigint AS amount FROM trade "
+        "WHERE user_id = $1 AND realized_minor IS NOT NULL GROUP BY currency",
+        user_id,
+    )
+    months = await db.fetch(
+        "SELECT month, category, in_minor, out_minor FROM cashflow WHERE user_id = $1 AND month >= $2 "
+        "ORDER BY month, category",
+        user_id,
+        _months_ago(today, MONTHS_KEPT),
+    )
+    year_ago = start_of_day(now) - timedelta(days=731)  # reaches over the financial year's start
+    trades = await db.fetch(_TRADES, user_id, CURRENCY, year_ago)
+    funds = await db.fetch(_FUNDS, user_id, CURRENCY)
+    deposits = await db.fetch(
+        "SELECT deposit_id, principal_minor, rate_percent, matures_on FROM deposit "
+        "WHERE user_id = $1 AND currency = $2 AND matures_on >= $3 ORDER BY deposit_id",
+        user_id,
+        CURRENCY,
+        today,
+    )
+    postings = await db.fetch(_POSTINGS, user_id, start_of_day(now) - timedelta(days=64), CURRENCY)
+    noticed = await db.fetch(
+        "SELECT insight_id, rule, subject, level, state, title, body, facts, raised_at FROM noticed "
+        "WHERE user_id = $1 ORDER BY insight_id",
+        user_id,
+    )
     return stamped, Picture(
         user_id=user_id,
         now=now,
@@ -204,23 +209,20 @@ _AS_OF = """
 """
 
 
-async def past_worth(database: asyncpg.Pool, user_id: UUID, at: datetime) -> PastWorth:
-    """What `user_id` was worth at `at`, by time of occurrence: every event up to that instant counts."""
-    async with (
-        database.acquire() as proxy,
-        proxy.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        db = cast(asyncpg.Connection, proxy)
-        row = await db.fetchrow(_STAMP, user_id)
-        assert row is not None
-        linked = await db.fetch("SELECT platform FROM linked_platform WHERE user_id = $1", user_id)
-        rows = await db.fetch(_AS_OF, user_id, at, local_day(at), start_of_day(at))
-        realized = await db.fetch(
-            "SELECT currency, sum(realized_minor)::bigint AS amount FROM trade "
-            "WHERE user_id = $1 AND at <= $2 AND realized_minor IS NOT NULL GROUP BY currency",
-            user_id,
-            at,
-        )
+async def past_worth(db: Reader, user_id: UUID, at: datetime) -> PastWorth:
+    """What `user_id` was worth at `at`, by time of occurrence: every event up to that instant counts.
+
+    Read it in a `snapshot`.
+    """
+    stamped = await stamp(db, user_id)
+    linked = await db.fetch("SELECT platform FROM linked_platform WHERE user_id = $1", user_id)
+    rows = await db.fetch(_AS_OF, user_id, at, local_day(at), start_of_day(at))
+    realized = await db.fetch(
+        "SELECT currency, sum(realized_minor)::bigint AS amount FROM trade "
+        "WHERE user_id = $1 AND at <= $2 AND realized_minor IS NOT NULL GROUP BY currency",
+        user_id,
+        at,
+    )
     values = tuple(
         Valued(
             item=found["item"],
@@ -234,7 +236,7 @@ async def past_worth(database: asyncpg.Pool, user_id: UUID, at: datetime) -> Pas
     )
     platforms: Any = frozenset(found["platform"] for found in linked)
     return PastWorth(
-        row["position"],
+        stamped.position,
         values,
         figures(platforms, values, {found["currency"]: found["amount"] for found in realized}),
         platforms,
@@ -266,13 +268,13 @@ _CAUSES = """
 """
 
 
-async def causes(database: asyncpg.Pool, user_id: UUID, item: str, *, stated: bool, at: datetime, limit: int) -> Causes:
+async def causes(db: Reader, user_id: UUID, item: str, *, stated: bool, at: datetime, limit: int) -> Causes:
     """The events behind an item's value at `at`: its last statement, or the last postings and the sum of all before."""
-    rows = await database.fetch(_CAUSES, user_id, item, at, 1 if stated else limit)
+    rows = await db.fetch(_CAUSES, user_id, item, at, 1 if stated else limit)
     events = tuple(Cause(*row) for row in rows)
     if stated or len(events) < limit:
         return Causes(events, 0, 0)
-    total = await database.fetchrow(
+    total = await db.fetchrow(
         "SELECT count(*) AS count, coalesce(sum(amount_minor), 0)::bigint AS amount FROM fact "
         "WHERE user_id = $1 AND item = $2 AND at <= $3",
         user_id,
@@ -283,9 +285,9 @@ async def causes(database: asyncpg.Pool, user_id: UUID, item: str, *, stated: bo
     return Causes(events, total["count"] - len(events), total["amount"] - sum(event.amount_minor for event in events))
 
 
-async def realizing_trades(database: asyncpg.Pool, user_id: UUID, at: datetime, limit: int) -> Causes:
+async def realizing_trades(db: Reader, user_id: UUID, at: datetime, limit: int) -> Causes:
     """The trades behind the realised profit and loss, the last first."""
-    rows = await database.fetch(
+    rows = await db.fetch(
         "SELECT event_id, position, 'trading.trade.executed' AS type, at, symbol, realized_minor FROM trade "
         "WHERE user_id = $1 AND currency = $2 AND realized_minor IS NOT NULL AND at <= $3 "
         "ORDER BY at DESC, position DESC",

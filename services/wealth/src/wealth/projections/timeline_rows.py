@@ -40,6 +40,7 @@ async def load(db: asyncpg.Connection, customers: Sequence[Customer]) -> None:
 
     Raises:
         LookupError: money on an account that was never opened.
+        ValueError: an item is stated in another currency than before.
     """
     touched = [(customer.user_id, item) for customer in customers for item in customer.items.values()]
     if touched:
@@ -62,6 +63,7 @@ async def load(db: asyncpg.Connection, customers: Sequence[Customer]) -> None:
 
 def _know(touched: Touched, row: asyncpg.Record) -> None:
     _, asset_class, currency, label, value, last_day, stated_at, stated_position, quantity, price, cost = row
+    touched.stated_in(currency)
     touched.item = Item(touched.name, asset_class, currency, label, "")
     touched.stored = True
     touched.value_minor, touched.last_day = value, last_day
