@@ -390,6 +390,42 @@ class TestReplay:
             listed = (await sangam(service.cell, "operations", "list", "--json")).lines
             assert [row["state"] for row in listed] == ["done", "cancelled"]
 
+    async def test_it_keeps_to_its_lane(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Under the consumer's lock, without what is parked or skipped, and its position goes with its effects."""
+        async with service.running(works=False):
+            await service.append(1_200)
+            await service.applied(1_200)
+        for table, position in (("parked (consumer, position, stream, event_id, type, reason)", 3), ("skipped", 700)):
+            more = ", 'me'" if table == "skipped" else ""
+            await service.database.execute(
+                f"INSERT INTO {table} VALUES ($1, $2, 'ledger-x', gen_random_uuid(), 't', 'failed'{more})",
+                NAME,
+                position,
+            )
+        tell, told = operations.Progress.at, 0
+
+        async def crash(self: operations.Progress, position: int, up_to: int) -> None:
+            nonlocal told
+            told += 1
+            if told == 2:
+                raise ConnectionResetError
+            await tell(self, position, up_to)
+
+        monkeypatch.setattr(operations.Progress, "at", crash)
+        request = operations.ReplayRequest(projections=["totals"], anyway=True)
+        operation_id = await operations.ask(service.database, NAME, request, "me")
+        async with service.database.acquire() as live:
+            async with live.transaction():
+                await live.execute("SELECT FROM consumed FOR UPDATE")
+                replaying = asyncio.create_task(service.worker().run(operation_id))
+                await asyncio.sleep(0.5)
+                assert await service.value("SELECT sum(events) FROM total") == 1_200, "the live consumer is at work"
+            with pytest.raises(ConnectionResetError):
+                await replaying
+        assert await service.worker().run(operation_id)
+        assert await service.value("SELECT applied FROM operation") == 1_198
+        assert await service.value("SELECT sum(events) FROM total") == 2_398
+
 
 async def test_a_dry_runs_store_takes_note_of_appends_and_makes_none(cell: "Cell") -> None:
     store = await EventStore.connect(cell.store_url("ledger_transfer"))

@@ -200,21 +200,29 @@ async def test_a_contract_that_was_unknown_is_tried_when_a_newer_process_starts(
 
 async def test_a_replica_with_stale_knowledge_parks_nothing_behind_what_is_gone(bench: Bench) -> None:
     """One replica retries; the other, which still believes the stream parked, takes over at the same position."""
+    handler = Moody(bench.bad, {1})
+    first, second = bench.consumer(handler), bench.consumer(handler)
     async with running_relay(bench.cell):
-        handler = Moody(bench.bad, {1})
-        first, second = bench.consumer(handler), bench.consumer(handler)
-        async with running_consumer(second):
-            async with running_consumer(first):
-                await _append(bench, bench.bad, 2)
-                await bench.holds(2)
-                await second.wait_for(2, 5)
-                handler.versions = set()
-                assert (
-                    await sangam(bench.cell, "parked", "retry", "ledger-transfer", "projections", "--all")
-                ).code == 0
-            await _append(bench, bench.bad, 1)
-            await eventually(lambda: _is(bench.seen(bench.bad), [1, 2, 3]))
-        assert await bench.database.fetchval("SELECT count(*) FROM parked") == 0
+        async with running_consumer(first):
+            await _append(bench, bench.bad, 2)
+            await bench.holds(2)
+            await second._prepare()
+            assert second._parking.streams == {bench.bad}
+            handler.versions = set()
+            assert (await sangam(bench.cell, "parked", "retry", "ledger-transfer", "projections", "--all")).code == 0
+            await bench.holds(0)
+        last = await append_one(bench.store, bench.bad)
+
+        async def sequenced() -> bool:
+            return await bench.store.position_of(last) is not None
+
+        await eventually(sequenced)
+    # The retry is an event, too: the other replica has heard of the position, and of nothing else.
+    second._saved = await bench.database.fetchval("SELECT position FROM consumed")
+    log = [e for e in await bench.store.read_log(2) if e.stream == bench.bad]
+    assert await second._take_effect(log, log[-1].position)
+    assert await bench.seen(bench.bad) == [1, 2, 3]
+    await bench.holds(0)
 
 
 async def test_one_fault_among_many_is_found_by_halves(bench: Bench) -> None:
