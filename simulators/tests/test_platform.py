@@ -69,6 +69,19 @@ async def test_events_are_pulled_in_sequence(platform: Platform) -> None:
     assert (await platform.call("GET", "/events", params={"customer_id": "BFC-9"}))[0] == 404
 
 
+async def test_many_events_at_once_happen_in_order_and_once(platform: Platform) -> None:
+    await platform.customer("BFC-1")
+    items = [{"id": f"e-{n}", "customer_id": "BFC-1", "type": "kyc.completed", "data": {"n": n}} for n in range(300)]
+    at = {"occurred_at": "2026-02-12T09:00:00Z"}
+    assert await platform.call("POST", "/events/batch", {"items": [item | at for item in items]}) == (200, {"new": 300})
+    assert await platform.call("POST", "/events/batch", {"items": [item | at for item in items]}) == (200, {"new": 0})
+    _, pulled = await platform.call("GET", "/events", params={"customer_id": "BFC-1", "after": "290"})
+    assert [item["id"] for item in pulled["items"]] == [f"e-{n}" for n in range(290, 300)]
+    stranger = {"customer_id": "BFC-9", "type": "x", "data": {}}
+    status, problem = await platform.call("POST", "/events/batch", {"items": [stranger]})
+    assert (status, problem["code"]) == (404, "customer_not_found")
+
+
 async def test_an_event_id_makes_one_event(platform: Platform) -> None:
     await platform.customer()
     event = {

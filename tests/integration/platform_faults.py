@@ -172,7 +172,6 @@ class Run:
                         url = f"{self._stack.url(f'simulator-{platform}')}/events/batch"
                         answer = await call(self._http, "POST", url, json={"items": items})
                         assert answer.status == 200, answer
-                        assert answer.body["new"] == len(items)
 
         await asyncio.gather(*(work() for _ in range(_AT_ONCE)))
 
