@@ -59,9 +59,9 @@ class Verifier:
     revocations = None
 
     async def verify(self, token: str) -> Claims:
-        now = int(time.time())
+        now, scope = int(time.time()), "" if token == "token" else f"{token}:read"
         return Claims(
-            iss="", sub=USER, aud="bfc", sid=uuid4(), acr=1, jti="1", iat=now, nbf=now, exp=now + 600, scope=""
+            iss="", sub=USER, aud="bfc", sid=uuid4(), acr=1, jti="1", iat=now, nbf=now, exp=now + 600, scope=scope
         )
 
 
@@ -69,7 +69,7 @@ class Verifier:
 async def served() -> AsyncIterator[SimpleNamespace]:
     """`Sockets` on the server that every service uses."""
     past, clients, verifier = Past(), Clients(), Verifier()
-    served: Any = Sockets("/ws", clients, past, verifier, allowed_origins=(), frames_max=10)  # type: ignore[arg-type]
+    served: Any = Sockets("/ws/sync", clients, past, verifier, allowed_origins=(), frames_max=10)  # type: ignore[arg-type]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await (await served.open(scope, receive, send))()
@@ -80,7 +80,7 @@ async def served() -> AsyncIterator[SimpleNamespace]:
     while not server.started:
         await asyncio.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield SimpleNamespace(past=past, clients=clients, port=port, url=f"ws://127.0.0.1:{port}/ws")
+    yield SimpleNamespace(past=past, clients=clients, port=port, url=f"ws://127.0.0.1:{port}/ws/sync")
     server.should_exit = True
     await asyncio.wait_for(serving, 15)
 
@@ -146,6 +146,21 @@ async def test_a_slow_client_hears_why_it_is_closed_when_it_reads_again(served: 
         assert socket.close_code == 4008
 
 
+async def test_a_token_for_something_else_neither_opens_nor_prolongs(served: SimpleNamespace) -> None:
+    narrow = [Subprotocol("bearer"), Subprotocol("accounts")]
+    async with connect(served.url, subprotocols=narrow, compression=None) as socket:
+        assert '"reason":"insufficient_scope"' in str(await socket.recv())
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert socket.close_code == 4401
+    async with connect(served.url, subprotocols=_BEARER, compression=None) as socket:
+        await socket.recv()
+        await socket.send('{"type":"refresh","token":"accounts"}')
+        assert '"code":"insufficient_scope"' in str(await socket.recv())
+        await socket.send('{"type":"refresh","token":"sync"}')
+        assert '"type":"refreshed"' in str(await socket.recv())
+
+
 async def test_what_only_the_handshake_needed_is_let_go(served: SimpleNamespace) -> None:
     async with connect(served.url, subprotocols=_BEARER, compression=None) as socket:
         await socket.recv()
@@ -160,7 +175,7 @@ async def _half_open(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWri
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     key = base64.b64encode(os.urandom(16)).decode()
     writer.write(
-        f"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
+        f"GET /ws/sync HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: bearer, token\r\n\r\n".encode()
     )
     await reader.readuntil(b"\r\n\r\n")

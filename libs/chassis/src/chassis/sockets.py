@@ -98,8 +98,7 @@ class Sockets:
             return lambda: _refuse(wire, send, subprotocol, code, reason)
 
         try:
-            claims = await self.verifier.verify(socket_token(connection))
-            check_scope(frozenset(claims.scope.split()), "GET", self.path)
+            claims = await self.verified(socket_token(connection))
         except (Problem, InvalidToken) as error:
             return refuse(CloseCode.UNAUTHENTICATED, error.code)
         if not self.source.started:
@@ -107,6 +106,16 @@ class Sockets:
         if self.clients.draining:
             return refuse(CloseCode.SERVICE_RESTART, "service_restart")
         return Connection(self, wire, receive, send, claims).run
+
+    async def verified(self, token: str) -> Claims:
+        """Whose token it is; one that was narrowed must still be good for this.
+
+        Raises:
+            InvalidToken, Problem: 403 `insufficient_scope`.
+        """
+        claims = await self.verifier.verify(token)
+        check_scope(frozenset(claims.scope.split()), "GET", self.path)
+        return claims
 
 
 class Allowance:
@@ -273,8 +282,8 @@ class Connection:
     async def _refresh(self, token: str) -> None:
         client = self._client
         try:
-            claims = await self._sockets.verifier.verify(token)
-        except InvalidToken as error:
+            claims = await self._sockets.verified(token)
+        except (Problem, InvalidToken) as error:
             client.put(frames.error(error.code, "the connection goes on with the token it has"))
             return
         if claims.sub != client.user_id:
