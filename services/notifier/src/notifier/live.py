@@ -83,7 +83,7 @@ class NotificationFeed:
         try:
             text = await open_text(self._keys, event.subject, payload)
         except SealBroken:
-            log.exception("notification_does_not_open", position=event.position)
+            log.error("notification_does_not_open", position=event.position)
             return event
         return event if text is None else msgspec.structs.replace(event, data=encode(text))
 

@@ -200,7 +200,7 @@ async def opened(keys: SubjectKeys, user_id: UUID, data: bytes) -> notification.
     try:
         return await open_text(keys, user_id, read_content(data))
     except SealBroken:
-        log.exception("notification_does_not_open")
+        log.error("notification_does_not_open")
         return None
 
 
