@@ -126,7 +126,7 @@ class SubjectKeys:
             nonce, ciphertext = raw[:_NONCE_BYTES], raw[_NONCE_BYTES:]
             return AESGCM(key).decrypt(nonce, ciphertext, _context(subject, place)).decode()
         except (binascii.Error, ValueError, InvalidTag):
-            raise SealBroken(f"{place} of {subject} does not open") from None
+            raise SealBroken(f"{place} does not open") from None
 
     async def fetch(self, subjects: Collection[UUID]) -> None:
         """Looks up at once the keys that sealing and opening for many subjects is about to need.
