@@ -66,8 +66,8 @@ def make_secrets(directory: Path) -> None:
     }.items():
         file = directory / path
         file.unlink(missing_ok=True)
-        file.touch(mode=0o444)
         file.write_text(text)
+        file.chmod(0o444)
 
 
 def provision_compose(directory: Path, environ: Mapping[str, str]) -> None:
