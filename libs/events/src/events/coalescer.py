@@ -18,9 +18,7 @@ from events.envelope import Metadata, derived_id, encode_metadata
 
 log = structlog.get_logger(__name__)
 
-MAX_EVENTS_PER_TRANSACTION = 256
-"""Beyond this a larger transaction saves next to nothing, and while it is under way nobody has anything to decide: with
-several of them, deciding and writing go on side by side. A single request may be larger."""
+MAX_EVENTS_PER_TRANSACTION = 2_000
 
 _WAKE_SPACING_S = 0.001
 """One wake-up serves all appends of a millisecond: each costs a third of what a lone append takes."""
