@@ -71,7 +71,7 @@ async def measure(cell: "Cell") -> list[Line]:
     head = await store.head()
     handler = Projections([Rows()])
     consumer = Consumer(name=_NAME, handler=handler, database=database, store=store, amqp_url="amqp://unused")
-    await consumer._prepare()
+    await consumer.prepare()
     await database.execute("UPDATE consumed SET position = $1, epoch = $2", head.position, head.epoch)
     worker = Operator(database_url=database_url, store=store, handlers={_NAME: handler})
     ours, raw = [], []

@@ -254,3 +254,27 @@ async def forwarding(port: int, host: str, target: int) -> AsyncIterator[None]:
         server.close()
         for writer in writers:
             writer.transport.abort()
+
+
+@pytest.mark.integration
+async def test_tables_of_an_older_checkout_are_built_anew_before_it_is_ready(cell: "Cell") -> None:
+    """And while a replica of another version serves, whose statements find their own tables."""
+    database = await asyncpg.connect(cell.database_url(SERVICE))
+    # As it was before keys could be retired, and before any version wrote its shape down.
+    await database.execute(
+        "CREATE TABLE consumed (consumer text PRIMARY KEY, position bigint NOT NULL DEFAULT 0, epoch uuid);"
+        f"INSERT INTO consumed VALUES ('{SERVICE}.projections', 0);"
+        "CREATE TABLE verification_key (kid text PRIMARY KEY, jwk jsonb NOT NULL);"
+        "INSERT INTO verification_key VALUES ('of another history', '{}')"
+    )
+    async with running(**urls(cell)) as sample:
+        await sample.until(sample.is_ready)
+        (told,) = sample.logged("read_models.succeeded")
+        assert told["built"] == ["verification_keys", "revoked_sessions"]
+        assert await database.fetchval("SELECT count(*) FROM verification_key WHERE retired_at IS NULL") == 0
+        shape = await database.fetchval("SELECT shape FROM consumed")
+        paths = await database.fetch(
+            "SELECT schema FROM generation WHERE state = 'previous' AND to_regnamespace(schema) IS NOT NULL"
+        )
+        assert [row["schema"] != f"shape_{shape}" for row in paths] == [True]
+    await database.close()

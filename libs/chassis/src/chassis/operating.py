@@ -8,6 +8,7 @@ whatever read models the service wires up.
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from uuid import UUID
 
 import asyncpg
@@ -33,14 +34,14 @@ def wanted() -> UUID | None:
     return UUID(text) if text else None
 
 
-async def start_workers(service: str, database: asyncpg.Pool) -> None:
+async def start_workers(service: str, database: asyncpg.Pool, is_live: Callable[[], bool]) -> None:
     """Starts a worker for each operation that waits, one at a time; another one where a worker died.
 
-    Every replica does so: a lock of the database lets only one worker work.
+    Every replica of the version that is live does so: a lock of the database lets only one worker work.
     """
     while True:
         try:
-            operation_id = await operations.waiting(database)
+            operation_id = await operations.waiting(database) if is_live() else None
         except Exception as error:
             if not is_outage(error):
                 raise

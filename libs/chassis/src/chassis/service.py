@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 import uvloop
 from events import pg
-from events.consumer import DDL, Consumer, Handler
+from events.consumer import Consumer, Handler
 from events.contracts import contract_of
 from events.contracts.identity import SigningKeyRetired
 from events.envelope import RecordedEvent
@@ -24,6 +24,7 @@ from events.follower import Follower
 from events.outage import is_outage, until_it_works
 from events.projections import Projection, Projections
 from events.sealing import SubjectKeys
+from events.shapes import PUBLIC, schema_of
 from events.store import EventStore
 from events.texts import Texts
 from events.worker import Operator
@@ -71,10 +72,28 @@ SERVER_OPTIONS: Final[dict[str, Any]] = {
 S = TypeVar("S", bound=ServiceSettings, default=ServiceSettings)
 
 
+class SearchPath:
+    """Where the connections of a pool look for tables. Known once the service's read models are."""
+
+    schemas = PUBLIC
+
+    async def set(self, connection: asyncpg.Connection) -> None:
+        """For each new connection of the pool."""
+        await connection.execute(f"SET search_path = {self.schemas}")
+
+
 class Runtime(Generic[S]):
     """What `wire` gets: the service's connections, and where it registers its consumers and tasks."""
 
-    def __init__(self, service: str, settings: S, database: "asyncpg.Pool[asyncpg.Record]", store: EventStore) -> None:
+    def __init__(
+        self,
+        service: str,
+        settings: S,
+        database: "asyncpg.Pool[asyncpg.Record]",
+        store: EventStore,
+        search_path: "SearchPath",
+    ) -> None:
+        self._search_path = search_path
         self.service = service
         """The name with underscores: database role, broker user, prefix of the queues."""
         self.settings = settings
@@ -189,7 +208,9 @@ class Runtime(Generic[S]):
         if not reasons:
             applied = {row["consumer"]: row["position"] for row in positions}
             for consumer in self._consumers.values():
-                lag = head.position - applied.get(consumer.name, 0)
+                # Of a version that another one has succeeded, the database tells the other one's position.
+                known = consumer.position if consumer.superseded else applied.get(consumer.name, 0)
+                lag = head.position - known
                 if lag > READY_LAG_MAX:
                     reasons.append(f"{consumer.name} is {lag} events behind")
         return reasons
@@ -206,13 +227,18 @@ class Runtime(Generic[S]):
         """Creates the tables of all handlers, so that no request meets a missing one, then starts consuming."""
         if "projections" not in self._consumers:
             self.project()
-        await until_it_works("create tables", self._create_tables)
+        # Before the first table: statements then find this version's read models wherever they are moved.
+        schemas = [schema_of(handler.shape) for handler in self._handlers if isinstance(handler, Projections)]
+        self._search_path.schemas = ", ".join(f'"{schema}"' for schema in [*schemas, PUBLIC])
+        await self.database.expire_connections()
+        for consumer in self._consumers.values():
+            await until_it_works(f"tables of {consumer.name}", consumer.prepare)
         self.tables_created.set()
         for consumer in self._consumers.values():
             self.spawn(consumer.run(), consumer.name)
         for follower in self._followers:
             self.spawn(follower.run(), follower.name)
-        self.spawn(operating.start_workers(self.service, self.database), "operations")
+        self.spawn(operating.start_workers(self.service, self.database, self._is_live), "operations")
         self.spawn(self.control.run(), "control")
         # Before the service listens: it must not accept a token of a session that ended while it was away.
         await self._access.started.wait()
@@ -273,13 +299,9 @@ class Runtime(Generic[S]):
         """Whether a background task crashed: the reason to stop, already logged."""
         return self._failure is not None
 
-    async def _create_tables(self) -> None:
-        # Replicas start together, and CREATE … IF NOT EXISTS is not safe against itself. Consumers, which
-        # create their tables again when they run, take the same lock.
-        async with self.database.acquire() as connection, connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('consumer.ddl'))")
-            for ddl in [DDL, *(handler.ddl for handler in self._handlers)]:
-                await connection.execute(ddl)
+    def _is_live(self) -> bool:
+        """Whether no other version's read models are live: operations are for the version that is."""
+        return not any(consumer.superseded for consumer in self._consumers.values())
 
     def _task_ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -362,6 +384,7 @@ def _allow_many_connections() -> None:
 
 async def _serve(service: str, settings: S, wire: Callable[[Runtime[S]], Awaitable[Litestar]]) -> bool:
     """Runs the service until it is told to stop. True when it stops because a part of it crashed."""
+    search_path = SearchPath()
     database = asyncpg.create_pool(
         settings.database_url,
         min_size=0,  # connects when needed: the server need not be up yet
@@ -370,9 +393,11 @@ async def _serve(service: str, settings: S, wire: Callable[[Runtime[S]], Awaitab
         command_timeout=60,
         server_settings={"application_name": service, "jit": "off"},
         reset=pg.keep_session,
+        init=search_path.set,
     )
     await database
-    runtime = Runtime(service, settings, database, await EventStore.connect(settings.event_store_url))
+    store = await EventStore.connect(settings.event_store_url)
+    runtime = Runtime(service, settings, database, store, search_path)
     await runtime.connect_subject_keys()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -407,7 +432,7 @@ async def _operate(
     database = asyncpg.create_pool(settings.database_url, min_size=0, max_size=2, timeout=5, command_timeout=60)
     await database
     store = await operating.store_for(operation_id, database, settings.event_store_url)
-    runtime = Runtime(service, settings, database, store)
+    runtime = Runtime(service, settings, database, store, SearchPath())
     runtime.operating = True
     try:
         await runtime.connect_subject_keys()

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,7 +19,10 @@ from events.envelope import RecordedEvent
 from events.feed import Chunk, LogFeed
 from events.outage import is_outage, until_it_works
 from events.parking import Fault, Parking
+from events.projections import Projections
+from events.shapes import bring_up, derived_tables, lock_tables
 from events.store import EventStore
+from events.succession import RECLAIM_S, ReadModels, Superseded
 
 log = structlog.get_logger(__name__)
 _tracer = trace.get_tracer("events.consumer")
@@ -28,7 +30,6 @@ _tracer = trace.get_tracer("events.consumer")
 _propagator = TraceContextTextMapPropagator()
 
 _MAX_LINKS = 64
-_TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS \"?(\w+)", re.IGNORECASE)
 _ATTEMPTS_BEFORE_PARKING = 4
 _FIRST_PAUSE_S = 0.1
 """Before the second attempt at an event of its own fault; doubled for each further one, with jitter."""
@@ -44,14 +45,10 @@ DDL = (
         position bigint NOT NULL DEFAULT 0,
         epoch uuid,
         parkings bigint NOT NULL DEFAULT 0,
-        tables text[] NOT NULL DEFAULT '{}'
+        tables text[] NOT NULL DEFAULT '{}',
+        shape text, -- of read models: which version's tables are live (events.shapes)
+        models bytea
     );
-    DO $$ BEGIN
-        IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'consumed'::regclass AND attname = 'tables') THEN
-            ALTER TABLE consumed ADD COLUMN IF NOT EXISTS parkings bigint NOT NULL DEFAULT 0,
-                                 ADD COLUMN IF NOT EXISTS tables text[] NOT NULL DEFAULT '{}';
-        END IF;
-    END $$;
 """
     + parking.DDL
     + operations.DDL
@@ -79,12 +76,6 @@ class Handler(Protocol):
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None: ...
 
 
-def derived_tables(handler: Handler) -> list[str]:
-    """The tables of a handler that the log alone can fill again."""
-    others = {*getattr(handler, "effects", ()), *getattr(handler, "kept", ())}
-    return sorted(set(_TABLE.findall(handler.ddl)) - others)
-
-
 class Consumer:
     """A work consumer: one of its kind per service, whichever replica the broker picks.
 
@@ -92,6 +83,7 @@ class Consumer:
         name: `<service>.<consumer>`, also its queue's name.
         database: the service's own database, where effects and position live.
         attempts: how often an event is tried that fails for a reason of its own, before it is parked.
+        reclaim_s: see `succession.RECLAIM_S`.
     """
 
     def __init__(
@@ -103,6 +95,7 @@ class Consumer:
         store: EventStore,
         amqp_url: str,
         attempts: int = _ATTEMPTS_BEFORE_PARKING,
+        reclaim_s: float = RECLAIM_S,
     ) -> None:
         self.name = name
         self.position = 0
@@ -111,7 +104,16 @@ class Consumer:
         self._store = store
         self._attempts = attempts
         self._database = database
-        self._feed = LogFeed(queue=name, replica=False, store=store, amqp_url=amqp_url, moved_beyond=self._moved_beyond)
+        self._amqp_url = amqp_url
+        self._feed = self._new_feed()
+        self._read_models: ReadModels | None = None
+        self._shape: str | None = None
+        if isinstance(handler, Projections):
+            self._read_models = ReadModels(name, handler, store=store, database=database, reclaim_s=reclaim_s)
+            self._shape = handler.shape
+        self._prepared = False
+        self.superseded = False
+        """Whether another version's read models are live, and this process keeps its own in a schema of theirs."""
         self._saved = 0
         """The position in the database. It may trail `position` over events that are none of this handler's."""
         self._saved_at_s = 0.0
@@ -145,8 +147,8 @@ class Consumer:
 
     @property
     def connected(self) -> bool:
-        """Whether its queue is being consumed."""
-        return self._feed.connected
+        """Whether its queue is being consumed; another version's process does so while this one is superseded."""
+        return self.superseded or self._feed.connected
 
     async def run(self) -> None:
         """Applies the log until stop() is called.
@@ -154,9 +156,22 @@ class Consumer:
         Raises:
             EpochChanged: the store was restored; nothing may be applied until the operator has decided.
         """
+        await until_it_works(self.name, self.prepare)
+        while not self._stopping.is_set():
+            try:
+                await self._consume()
+            except Superseded:
+                await self._follow()
+
+    async def _consume(self) -> None:
+        """Applies what the queue brings until asked to stop.
+
+        Raises:
+            Superseded: another version is to apply from here on.
+        """
         receiving = asyncio.create_task(self._feed.receive(), name=f"{self.name}.receive")
         try:
-            await until_it_works(self.name, self._prepare)
+            await until_it_works(self.name, self._reload)
             await self._look_after_parked()
             while not self._stopping.is_set():
                 chunk = await self._next(receiving)
@@ -170,6 +185,25 @@ class Consumer:
         finally:
             receiving.cancel()
             await asyncio.gather(receiving, self._forget_following(), return_exceptions=True)
+
+    async def _follow(self) -> None:
+        """Leaves the queue to the version that is live, until this one is again."""
+        assert self._read_models is not None
+        self.superseded = True
+        try:
+            await self._read_models.follow(self._stopping, self._advance)
+        finally:
+            self.superseded = False
+        self._feed = self._new_feed()
+
+    def _new_feed(self) -> LogFeed:
+        return LogFeed(
+            queue=self.name,
+            replica=False,
+            store=self._store,
+            amqp_url=self._amqp_url,
+            moved_beyond=self._moved_beyond,
+        )
 
     def stop(self) -> None:
         """Lets run() return after the transaction under way."""
@@ -194,26 +228,42 @@ class Consumer:
                     return True
         return True
 
-    async def _prepare(self) -> None:
-        async with self._database.acquire() as db, db.transaction():
-            # CREATE TABLE IF NOT EXISTS is not safe against itself.
-            await db.execute("SELECT pg_advisory_xact_lock(hashtext('consumer.ddl'))")
-            await db.execute(DDL + self._handler.ddl)
-            await db.execute(
-                "INSERT INTO consumed (consumer, tables) VALUES ($1, $2)"
-                " ON CONFLICT (consumer) DO UPDATE SET tables = excluded.tables",
-                self.name,
-                derived_tables(self._handler),
-            )
-            await self._parking.ask_for_unknown(cast(asyncpg.Connection, db))
-        await self._reload()
+    async def prepare(self) -> None:
+        """Makes the tables what this version of the code needs; builds read models that differ, however long it takes.
+
+        Raises:
+            shapes.NotAdditive: tables that are not built from the log differ by more than new columns.
+        """
+        if self._prepared:
+            return
+        async with self._database.acquire() as proxy, proxy.transaction():
+            db = cast(asyncpg.Connection, proxy)
+            await lock_tables(db)
+            await bring_up(db, "events.consumer", DDL)
+            if self._read_models is None:
+                await bring_up(db, self.name, self._handler.ddl)
+                await db.execute(
+                    "INSERT INTO consumed (consumer, tables) VALUES ($1, $2)"
+                    " ON CONFLICT (consumer) DO UPDATE SET tables = excluded.tables",
+                    self.name,
+                    derived_tables(self._handler),
+                )
+        if self._read_models is not None:
+            await self._read_models.prepare()
+        await self._parking.ask_for_unknown(self._database)
+        self._prepared = True
 
     async def _reload(self) -> None:
-        """Takes position, epoch and parked streams from the database: another replica may have moved them."""
+        """Takes position, epoch and parked streams from the database: another replica may have moved them.
+
+        Raises:
+            Superseded: the position is that of another version's tables.
+        """
         row = await self._database.fetchrow(
-            "SELECT position, epoch, parkings FROM consumed WHERE consumer = $1", self.name
+            "SELECT position, epoch, parkings, shape FROM consumed WHERE consumer = $1", self.name
         )
         assert row is not None
+        self._check_shape(row)
         self._saved = row["position"]
         self._advance(row["position"])
         if row["epoch"] is not None:
@@ -224,8 +274,17 @@ class Consumer:
         return (await self._saved_position()) > position
 
     async def _saved_position(self) -> int:
-        saved = await self._database.fetchval("SELECT position FROM consumed WHERE consumer = $1", self.name)
+        """What our tables hold as far as the database tells; 0 where another version's are live."""
+        saved = await self._database.fetchval(
+            "SELECT position FROM consumed WHERE consumer = $1 AND shape IS NOT DISTINCT FROM $2",
+            self.name,
+            self._shape,
+        )
         return saved or 0
+
+    def _check_shape(self, row: asyncpg.Record) -> None:
+        if row["shape"] != self._shape:
+            raise Superseded(self.name)
 
     async def _next(self, receiving: "asyncio.Task[None]") -> Chunk | None:
         """The next chunk; None when asked to stop. An error that ended `receiving` is raised."""
@@ -292,11 +351,13 @@ class Consumer:
         if self.position == self._saved:
             return
         saved = await self._database.fetchval(
-            "UPDATE consumed SET position = $2, epoch = $3 WHERE consumer = $1 AND position = $4 RETURNING position",
+            "UPDATE consumed SET position = $2, epoch = $3 WHERE consumer = $1 AND position = $4"
+            " AND shape IS NOT DISTINCT FROM $5 RETURNING position",
             self.name,
             self.position,
             self._feed.epoch,
             self._saved,
+            self._shape,
         )
         if saved is None:
             await self._reload()
@@ -310,6 +371,8 @@ class Consumer:
         """
         try:
             return await until_it_works(self.name, lambda: self._commit(events, up_to))
+        except Superseded:
+            raise
         except Exception as error:
             if len(events) == 1:
                 return await self._try_again_or_park(events[0], up_to, error)
@@ -327,6 +390,8 @@ class Consumer:
             attempts += 1
             try:
                 return await until_it_works(self.name, lambda: self._commit([event], up_to))
+            except Superseded:
+                raise
             except Exception as error:
                 fault = error
         log.error(
@@ -378,11 +443,12 @@ class Consumer:
         # The log is the truth: a read model that loses its last commit in a crash loses its position with
         # it, and applies the same events again. So no wait for the disk.
         row = await db.fetchrow(
-            "SELECT position, parkings, set_config('synchronous_commit', 'off', true) FROM consumed"
+            "SELECT position, parkings, shape, set_config('synchronous_commit', 'off', true) FROM consumed"
             " WHERE consumer = $1 FOR UPDATE",
             self.name,
         )
         assert row is not None, "the row is made when the consumer starts, and nobody deletes it"
+        self._check_shape(row)
         if row["parkings"] != self._parking.version:
             await self._parking.load(db, row["parkings"])
         position: int = row["position"]
@@ -395,10 +461,13 @@ class Consumer:
         self._looked_at_s = time.monotonic()
         if not self.lag:
             self._up_to_date_at = datetime.now(UTC)
-        if not self._parking.streams:
+        if not self._parking.streams and self._read_models is None:
             return
         try:
-            version = await self._database.fetchval("SELECT parkings FROM consumed WHERE consumer = $1", self.name)
+            row = await self._database.fetchrow("SELECT parkings, shape FROM consumed WHERE consumer = $1", self.name)
+            assert row is not None
+            self._check_shape(row)
+            version = row["parkings"]
             if version != self._parking.version:
                 await self._parking.load(self._database, version)
             for stream in await self._parking.due(self._database):
@@ -415,7 +484,7 @@ class Consumer:
             try:
                 applied = await self._retry_first(stream, at_once)
             except Exception as error:
-                if is_outage(error):
+                if is_outage(error) or isinstance(error, Superseded):
                     raise
                 if at_once == 1:
                     return await self._failed_again(stream, Fault(error, 1))

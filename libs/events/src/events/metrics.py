@@ -30,3 +30,12 @@ visible_seconds = Histogram(
     ["consumer"],
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
+read_models_built = Counter(
+    "sangam_read_models_built_total", "Times this process built read models at its start", ["consumer"]
+)
+read_models_built_seconds = Gauge(
+    "sangam_read_models_built_seconds", "How long building them at the start took", ["consumer"]
+)
+read_models_outgoing = Gauge(
+    "sangam_read_models_outgoing", "1 while another version's read models are live than this process has", ["consumer"]
+)

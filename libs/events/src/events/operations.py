@@ -47,7 +47,9 @@ DDL = """
         epoch uuid NOT NULL,
         deferred bigint[] NOT NULL DEFAULT '{}',
         created_at timestamptz NOT NULL DEFAULT now(),
-        promoted_at timestamptz
+        promoted_at timestamptz,
+        shape text, -- of the version whose tables they are (events.shapes)
+        used_at timestamptz -- when a process of that version last read them, while another version was live
     );
 """
 

@@ -24,6 +24,9 @@ DDL = """
         reason text NOT NULL,
         error text,
         parked_at timestamptz NOT NULL DEFAULT now(),
+        attempts int NOT NULL DEFAULT 0,
+        retry_at timestamptz,
+        traceback text,
         PRIMARY KEY (consumer, position)
     );
     CREATE TABLE IF NOT EXISTS skipped (
@@ -37,13 +40,6 @@ DDL = """
         skipped_at timestamptz NOT NULL DEFAULT now(),
         PRIMARY KEY (consumer, position)
     );
-    DO $$ BEGIN
-        IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'parked'::regclass AND attname = 'retry_at') THEN
-            ALTER TABLE parked ADD COLUMN IF NOT EXISTS attempts int NOT NULL DEFAULT 0,
-                               ADD COLUMN IF NOT EXISTS retry_at timestamptz,
-                               ADD COLUMN IF NOT EXISTS traceback text;
-        END IF;
-    END $$;
     CREATE INDEX IF NOT EXISTS parked_by_stream ON parked (consumer, stream, position);
 """
 

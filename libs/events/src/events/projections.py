@@ -6,6 +6,7 @@ from typing import Protocol
 import asyncpg
 
 from events.envelope import RecordedEvent
+from events.shapes import Model, model_of, shape_of
 from events.store import EventStore
 
 
@@ -16,7 +17,9 @@ class Projection(Protocol):
     deterministic in the events alone (no clock, no randomness), so that a rebuild gives the same rows.
     `ddl` is idempotent and names its tables without a schema: a rebuild fills them in another one.
 
-    `repeatable`, `effects` and `kept` may be there too, as on a consumer's `Handler`.
+    `repeatable`, `effects` and `kept` may be there too, as on a consumer's `Handler`. So may `version`, a number that
+    is raised when the same tables mean something else: a starting service builds anew what differs from its code by
+    tables, event types or version (`events.succession`).
     """
 
     @property
@@ -34,6 +37,9 @@ class Projections:
 
     def __init__(self, projections: Sequence[Projection]) -> None:
         self._projections = tuple(projections)
+        self.models: dict[str, Model] = {projection.name: model_of(projection) for projection in projections}
+        self.shape = shape_of(self.models)
+        """Of all read models of the consumer, also where this is `only` some of them."""
         self.ddl = "\n".join(projection.ddl for projection in self._projections)
         self.types = frozenset().union(*(projection.types for projection in self._projections))
         self.repeatable = all(getattr(projection, "repeatable", False) for projection in self._projections)
@@ -56,7 +62,9 @@ class Projections:
         """
         if unknown := set(names) - set(self.names):
             raise LookupError(f"no read model {', '.join(sorted(unknown))}; there are {', '.join(self.names)}")
-        return Projections([projection for projection in self._projections if projection.name in names])
+        some = Projections([projection for projection in self._projections if projection.name in names])
+        some.shape = self.shape
+        return some
 
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         """Gives each projection the events of its types."""

@@ -9,18 +9,21 @@ tables stay as the generation before, which can be caught up and put back the sa
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import structlog
 
 from events.envelope import RecordedEvent
 from events.feed import EpochChanged
-from events.operations import Progress, RebuildRequest, Refused
+from events.operations import RebuildRequest, Refused
 from events.outage import is_outage
 from events.parking import skipped_positions
 from events.projections import Projections
+from events.row_differences import differences
+from events.shapes import PUBLIC, Models, changed, schema_of, shape_of
 from events.store import EventStore
 
 log = structlog.get_logger(__name__)
@@ -32,7 +35,36 @@ _NEAR_EVENTS = 2_000
 """So close to the live position a generation must be before the live consumer is made to wait for the rest."""
 _LOCK_TIMEOUT_MS = 100
 _SWAP_ATTEMPTS = 100
-_DIFF_ROWS = 20
+_USED_LATELY = "interval '30 s'"
+"""The tables of a version whose processes have read them so lately are not dropped."""
+
+
+class Progress(Protocol):
+    """Who is told how far it is; may wait, or raise `operations.Cancelled`."""
+
+    applied: int
+
+    async def at(self, position: int, up_to: int, *, now: bool = False) -> None: ...
+
+
+class Overtaken(Exception):
+    """Another process has brought the same generation further."""
+
+
+class Succession(NamedTuple):
+    """One version's read models are to take the place of another's."""
+
+    live: Models
+    ours: Models
+
+    @property
+    def names(self) -> list[str]:
+        """What the version that is live now takes along."""
+        return changed(self.ours, self.live)
+
+    @property
+    def tables(self) -> list[str]:
+        return sorted({table for name in self.names for table in self.live[name].tables})
 
 
 class _Target(NamedTuple):
@@ -74,7 +106,9 @@ class Rebuild:
         self._types = sorted(projections.types)
         self._number = 0
         self._schema = ""
-        self._position = 0
+        self._succession: Succession | None = None
+        self.position = 0
+        """What the generation holds: everything up to here."""
         self._deferred: set[int] = set()
 
     async def run(self, request: RebuildRequest) -> dict[str, Any]:
@@ -87,15 +121,7 @@ class Rebuild:
         """
         match request.action:
             case "build":
-                await self._create_or_resume()
-                try:
-                    await self._own.execute(self._projections.ddl)
-                    await self._build()
-                except Exception as error:
-                    # Of no use any more. After an outage, or when the worker is killed, another one goes on.
-                    if not is_outage(error):
-                        await self._drop()
-                    raise
+                await self._fill()
             case "promote" | "discard":
                 await self._take("ready", "no generation is ready: `sangam rebuild` with --diff or --keep builds one")
             case "rollback":
@@ -111,7 +137,57 @@ class Rebuild:
             result["promoted_at_position"] = await self._promote()
         else:
             await self._live.execute("UPDATE generation SET state = 'ready' WHERE number = $1", self._number)
-        return {**result, "position": self._position}
+        return {**result, "position": self.position}
+
+    async def succeed(self, succession: Succession) -> int:
+        """Puts this version's tables in the place of another's, which keeps its own in its schema.
+
+        From a generation of this version that was live before, or is half built, else from the log's beginning.
+
+        Raises:
+            Exception: an event cannot be applied, or there is an outage. The live tables are as they were.
+        """
+        self._succession = succession
+        head = await self._store.head()
+        while True:
+            try:
+                row = await self._live.fetchrow(
+                    "SELECT * FROM generation WHERE consumer = $1 AND projections = $2 AND shape = $3 AND epoch = $4"
+                    " AND state = 'previous' AND to_regnamespace(schema) IS NOT NULL ORDER BY number DESC LIMIT 1",
+                    self._consumer,
+                    self._projections.names,
+                    self._projections.shape,
+                    head.epoch,
+                )
+                if row is not None:
+                    await self.use(row)
+                else:
+                    await self._fill()
+                await self._catch_up()
+                return await self._promote()
+            except Overtaken:
+                continue
+
+    async def follow(self) -> int:
+        """Brings the generation in use to the live position; gives that.
+
+        Raises:
+            Overtaken: another process has, meanwhile.
+        """
+        target = await self._target()
+        await self._follow(target)
+        return target.position
+
+    async def _fill(self) -> None:
+        await self._create_or_resume()
+        try:
+            await self._own.execute(self._projections.ddl or "SELECT 1")
+            await self._build()
+        except Exception as error:
+            # Of no use any more. After an outage, or when the worker is killed, another one goes on.
+            if not is_outage(error):
+                await self._drop()
+            raise
 
     # --- the generation -----------------------------------------------------------------------------
 
@@ -119,22 +195,24 @@ class Rebuild:
         target = await self._target()
         row = await self._live.fetchrow(
             "SELECT * FROM generation WHERE consumer = $1 AND projections = $2 AND state = 'building' AND epoch = $3"
-            " ORDER BY number DESC LIMIT 1",
+            " AND shape = $4 ORDER BY number DESC LIMIT 1",
             self._consumer,
             self._projections.names,
             target.epoch,
+            self._projections.shape,
         )
         if row is not None and await self._live.fetchval("SELECT to_regnamespace($1) IS NOT NULL", row["schema"]):
-            await self._use(row)
+            await self.use(row)
             return
         await self._drop_others("building", "ready")
         async with self._live.transaction():
             number = await self._live.fetchval(
-                "INSERT INTO generation (consumer, projections, schema, state, epoch)"
-                " VALUES ($1, $2, '', 'building', $3) RETURNING number",
+                "INSERT INTO generation (consumer, projections, schema, state, epoch, shape)"
+                " VALUES ($1, $2, '', 'building', $3, $4) RETURNING number",
                 self._consumer,
                 self._projections.names,
                 target.epoch,
+                self._projections.shape,
             )
             schema = f"generation_{number}"
             await self._live.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE; CREATE SCHEMA "{schema}"')
@@ -142,24 +220,26 @@ class Rebuild:
                 "UPDATE generation SET schema = $2 WHERE number = $1 RETURNING *", number, schema
             )
         assert row is not None
-        await self._use(row)
+        await self.use(row)
 
     async def _take(self, state: str, otherwise: str) -> None:
         row = await self._live.fetchrow(
             "SELECT * FROM generation WHERE consumer = $1 AND projections = $2 AND state = $3"
-            " ORDER BY number DESC LIMIT 1",
+            " AND (shape IS NULL OR shape = $4) ORDER BY number DESC LIMIT 1",
             self._consumer,
             self._projections.names,
             state,
+            self._projections.shape,
         )
         if row is None:
             raise Refused(otherwise)
         if UUID(int=row["epoch"].int) != (epoch := (await self._store.head()).epoch):
             raise Refused(f"generation {row['number']} is of log epoch {row['epoch']}, and the store is now at {epoch}")
-        await self._use(row)
+        await self.use(row)
 
-    async def _use(self, row: asyncpg.Record) -> None:
-        self._number, self._schema, self._position = row["number"], row["schema"], row["position"]
+    async def use(self, row: asyncpg.Record) -> None:
+        """Goes on with a generation that is there."""
+        self._number, self._schema, self.position = row["number"], row["schema"], row["position"]
         self._deferred = set(row["deferred"])
         # Only the generation's own schema: a read model that needs another one's table says so by failing.
         await self._own.execute(
@@ -176,7 +256,7 @@ class Rebuild:
         """Earlier generations of any of these read models: at most one is ready and one is the one before."""
         rows = await self._live.fetch(
             "DELETE FROM generation WHERE consumer = $1 AND projections && $2 AND state = ANY ($3) AND number <> $4"
-            " RETURNING schema",
+            f" AND (used_at IS NULL OR used_at < now() - {_USED_LATELY}) RETURNING schema",
             self._consumer,
             self._projections.names,
             list(states),
@@ -212,8 +292,8 @@ class Rebuild:
         while True:
             target = await self._target()
             await self._follow(target)
-            await self._progress.at(self._position, target.position, now=True)
-            if (await self._target()).position - self._position <= _NEAR_EVENTS:
+            await self._progress.at(self.position, target.position, now=True)
+            if (await self._target()).position - self.position <= _NEAR_EVENTS:
                 return
 
     async def _catch_up(self) -> None:
@@ -221,7 +301,7 @@ class Rebuild:
         for _ in range(20):
             target = await self._target()
             await self._follow(target)
-            if (await self._target()).position - self._position <= _NEAR_EVENTS:
+            if (await self._target()).position - self.position <= _NEAR_EVENTS:
                 break
         await self._analyze()
 
@@ -231,9 +311,9 @@ class Rebuild:
         if released:
             events = await self._store.read_positions([each for each in released if each not in target.skipped])
             self._deferred -= set(released)
-            await self._apply(events, self._position)
+            await self._apply(events, self.position)
         analyze_at = _FIRST_ANALYZE
-        while analyze_at <= self._position:
+        while analyze_at <= self.position:
             analyze_at *= 4
         async for last, events in self._chunks(target.position):
             wanted = [event for event in events if event.position not in target.skipped]
@@ -250,7 +330,7 @@ class Rebuild:
     async def _chunks(self, up_to: int) -> AsyncIterator[tuple[int, list[RecordedEvent]]]:
         """The events of our types, each chunk with the position it reaches; the next one is read meanwhile."""
         width = CHUNK_EVENTS
-        start = self._position
+        start = self.position
 
         def read(after: int, last: int) -> "asyncio.Task[list[RecordedEvent]]":
             return asyncio.create_task(self._store.read_types(after, last, self._types))
@@ -276,15 +356,20 @@ class Rebuild:
 
     async def _apply(self, events: list[RecordedEvent], reached: int) -> None:
         async with self._own.transaction():
-            if events:
-                await self._projections.apply(self._own, events)
-            await self._own.execute(
-                "UPDATE public.generation SET position = $2, deferred = $3 WHERE number = $1",
+            # First, so that of two processes only one applies.
+            ours = await self._own.fetchval(
+                "UPDATE public.generation SET position = $2, deferred = $3 WHERE number = $1 AND position = $4"
+                " RETURNING true",
                 self._number,
                 reached,
                 sorted(self._deferred),
+                self.position,
             )
-        self._position = reached
+            if not ours:
+                raise Overtaken
+            if events:
+                await self._projections.apply(self._own, events)
+        self.position = reached
 
     async def _analyze(self) -> None:
         for table in await self._tables():
@@ -308,7 +393,7 @@ class Rebuild:
         """Inside a transaction of `live`: locks the consumer's row and brings the generation to its position."""
         await self._live.execute("SELECT FROM consumed WHERE consumer = $1 FOR UPDATE", self._consumer)
         target = await self._target_here()
-        if target.position - self._position > 2 * _NEAR_EVENTS:
+        if target.position - self.position > 2 * _NEAR_EVENTS:
             raise _TooFar
         await self._follow(target, under_lock=True)
         return target
@@ -322,43 +407,16 @@ class Rebuild:
                 await self._at_equal_position()
                 # The snapshot is taken under the lock; comparing holds up nobody.
                 await other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1")
-            return {table: found for table in await self._tables() if (found := await self._differences(other, table))}
+            return {
+                table: found
+                for table in await self._tables()
+                if (found := await differences(other, self._schema, table))
+            }
         finally:
             await other.close()
 
-    async def _differences(self, db: asyncpg.Connection, table: str) -> dict[str, Any] | None:
-        if not await db.fetchval("SELECT to_regclass($1) IS NOT NULL", f'public."{table}"'):
-            return {"only_new": await db.fetchval(f'SELECT count(*) FROM "{self._schema}"."{table}"'), "no_live": True}
-        key = await _primary_key(db, f'"{self._schema}"."{table}"')
-        live, new = (
-            f'(SELECT to_jsonb(t) AS r{{}} FROM public."{table}" t) l',
-            (f'(SELECT to_jsonb(t) AS r{{}} FROM "{self._schema}"."{table}" t) n'),
-        )
-        if key:
-            columns = "".join(f', t."{column}"::text AS k{n}' for n, column in enumerate(key))
-            names = ", ".join(f"k{n}" for n in range(len(key)))
-            joined = f"{live.format(columns)} FULL JOIN {new.format(columns)} USING ({names})"
-        else:  # the same row any number of times: compared by how often it is there
-            each = "(SELECT r, row_number() OVER (PARTITION BY r) AS k FROM {}) {}"
-            joined = (
-                f"{each.format(live.format(''), 'l')} FULL JOIN {each.format(new.format(''), 'n')}"
-                " ON l.r = n.r AND l.k = n.k"
-            )
-        counts = await db.fetchrow(
-            "SELECT count(*) FILTER (WHERE n.r IS NULL) AS only_live, count(*) FILTER (WHERE l.r IS NULL) AS only_new,"
-            f" count(*) FILTER (WHERE l.r <> n.r) AS changed FROM {joined} WHERE l.r IS DISTINCT FROM n.r"
-        )
-        assert counts is not None
-        if not any(counts):
-            return None
-        rows = await db.fetch(
-            f"SELECT l.r::text AS live, n.r::text AS new FROM {joined} WHERE l.r IS DISTINCT FROM n.r"
-            f" LIMIT {_DIFF_ROWS}"
-        )
-        return {**counts, "rows": [dict(row) for row in rows]}
-
     async def _near(self) -> None:
-        while (await self._target()).position - self._position > _NEAR_EVENTS:
+        while (await self._target()).position - self.position > _NEAR_EVENTS:
             await self._follow(await self._target())
 
     async def _promote(self) -> int:
@@ -382,19 +440,21 @@ class Rebuild:
         raise Refused("some reader holds a table all the time: end long queries (pg_stat_activity), then promote again")
 
     async def _swap(self, target: _Target) -> None:
-        before = f"before_generation_{self._number}"
+        shape = shape_of(self._succession.live) if self._succession else self._projections.shape
+        names = self._succession.names if self._succession else self._projections.names
+        before = schema_of(shape) if self._succession else f"before_generation_{self._number}"
         tables = await self._tables()
-        await self._live.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
-        await self._live.execute(f'CREATE SCHEMA "{before}"')
+        await self._live.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}; SET LOCAL search_path = {PUBLIC}")
+        await self._live.execute(f'DROP SCHEMA IF EXISTS "{before}" CASCADE; CREATE SCHEMA "{before}"')
         existing = [
             table
-            for table in tables
+            for table in sorted({*tables, *(self._succession.tables if self._succession else ())})
             if await self._live.fetchval("SELECT to_regclass($1) IS NOT NULL", f'public."{table}"')
         ]
         # All locks first, in one order: the tables change places together or not at all.
         if existing:
-            names = ", ".join(f'public."{table}"' for table in existing)
-            await self._live.execute(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+            locked = ", ".join(f'public."{table}"' for table in existing)
+            await self._live.execute(f"LOCK TABLE {locked} IN ACCESS EXCLUSIVE MODE")
         for table in existing:
             await self._live.execute(f'ALTER TABLE public."{table}" SET SCHEMA "{before}"')
         for table in tables:
@@ -413,26 +473,27 @@ class Rebuild:
             target.position,
         )
         await self._live.execute(
-            "INSERT INTO generation (consumer, projections, schema, state, position, epoch, deferred)"
-            " VALUES ($1, $2, $3, 'previous', $4, $5, $6)",
+            "INSERT INTO generation (consumer, projections, schema, state, position, epoch, deferred, shape, used_at)"
+            " VALUES ($1, $2, $3, 'previous', $4, $5, $6, $7, CASE WHEN $8 THEN now() END)",
             self._consumer,
-            self._projections.names,
+            names,
             before,
             target.position,
             target.epoch,
             sorted(target.parked),
+            shape,
+            self._succession is not None,
         )
+        if self._succession is not None:
+            ours = self._succession.ours
+            await self._live.execute(
+                "UPDATE consumed SET shape = $2, models = $3, tables = $4 WHERE consumer = $1",
+                self._consumer,
+                shape_of(ours),
+                msgspec.json.encode(ours),
+                sorted({table for model in ours.values() for table in model.tables}),
+            )
 
 
 class _TooFar(Exception):
     """The live consumer got ahead between catching up and the lock."""
-
-
-async def _primary_key(db: asyncpg.Connection, table: str) -> list[str]:
-    rows = await db.fetch(
-        "SELECT a.attname FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)"
-        " JOIN pg_attribute a ON a.attnum = k.attnum"
-        " WHERE i.indrelid = $1::regclass AND i.indisprimary AND a.attrelid = i.indrelid ORDER BY k.n",
-        table,
-    )
-    return [row["attname"] for row in rows]

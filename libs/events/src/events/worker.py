@@ -90,6 +90,10 @@ class Operator:
         if consumer not in self._handlers:
             raise Refused(f"no consumer {consumer}; there are {', '.join(sorted(self._handlers))}")
         handler = self._handlers[consumer]
+        if isinstance(handler, Projections):
+            shape = await live.fetchval("SELECT shape FROM consumed WHERE consumer = $1", consumer)
+            if shape not in (None, handler.shape):
+                raise Refused("another version of the service is live than the one asked: finish the deploy first")
         request = request_of(row)
         if request.projections is not None:
             if not isinstance(handler, Projections):

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Literal, NamedTuple
 
 import asyncpg
+from events.shapes import create_tables
 
 Kind = Literal["login_account", "login_address", "otp", "code", "mail", "register_address"]
 
@@ -69,10 +70,8 @@ class Throttle:
         self._mac_key = mac_key
 
     async def prepare(self) -> None:
-        """Creates the table. Replicas that start together do it one after the other."""
-        async with self._database.acquire() as connection, connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('throttle.ddl'))")
-            await connection.execute(_DDL)
+        """Creates the table."""
+        await create_tables(self._database, "identity.throttle", _DDL)
 
     async def take(self, kind: Kind, key: str) -> None:
         """Counts one attempt.

@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 from events.outage import is_outage
+from events.shapes import create_tables
 
 log = structlog.get_logger(__name__)
 
@@ -27,10 +28,8 @@ DDL = """
 
 
 async def prepare(database: asyncpg.Pool) -> None:
-    """Creates the table. Replicas start together, so under the lock that all tables are created under."""
-    async with database.acquire() as connection, connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('consumer.ddl'))")
-        await connection.execute(DDL)
+    """Creates the table."""
+    await create_tables(database, "search.recent", DDL)
 
 
 class RecentSearches:
