@@ -74,6 +74,14 @@ openapi: up ## Write the merged OpenAPI document (served at /docs) from the runn
 clients: $(SYNCED) ## Generate the typed clients for Python and TypeScript into clients/.
 	@$(PYTHON) clients/generate_clients.py
 
+.PHONY: load
+load: up ## Drive the running stack with months of life (CUSTOMERS=20 RATE=200 MONTHS=1).
+	@$(PYTHON) -m simulators.load $(if $(CUSTOMERS),--customers $(CUSTOMERS)) $(if $(RATE),--rate $(RATE)) $(if $(MONTHS),--months $(MONTHS))
+
+.PHONY: rolling
+rolling: $(SYNCED) ## Restart every replica of every service under load, on a stack of its own; prints the failed requests.
+	@$(PYTHON) deploy/local/rolling.py $(if $(RATE),--rate $(RATE))
+
 .PHONY: fmt
 fmt: $(SYNCED) ## Format, and fix what the linter can fix.
 	.venv/bin/ruff format .

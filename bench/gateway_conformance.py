@@ -1,6 +1,6 @@
 """WebSocket conformance: the Autobahn test suite's cases, run by `kosoku`, against the server that `/ws/sync` runs on.
 
-The server echoes, as the suite wants it; its HTTP and WebSocket layers are set by `chassis.service.SERVER_OPTIONS`,
+The server echoes, as the suite wants it; its HTTP and WebSocket layers are set by `chassis.server.SERVER_OPTIONS`,
 like those of every service. Left out are 9.* (messages larger than our limit of 64 KiB) and 12.*, 13.* (compression,
 which we do not offer: its buffers cost more memory per connection than our frames).
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from chassis.service import SERVER_OPTIONS
+from chassis.server import SERVER_OPTIONS
 from report import Figure, Line
 
 EXPLAINED = {

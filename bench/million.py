@@ -94,7 +94,7 @@ async def _operate(kind: str, up_to: int) -> None:
     store = await EventStore.connect(os.environ["EVENT_STORE_URL"])
     database = await asyncpg.create_pool(database_url, min_size=1, max_size=2)
     handler = Projections([_Rows()])
-    await Consumer(name=_NAME, handler=handler, database=database, store=store, amqp_url="amqp://unused")._prepare()
+    await Consumer(name=_NAME, handler=handler, database=database, store=store, amqp_url="amqp://unused").prepare()
     epoch = (await store.head()).epoch
     await database.execute("UPDATE consumed SET position = $1, epoch = $2", up_to, epoch)
     request = operations.RebuildRequest() if kind == "rebuild" else operations.ReplayRequest()

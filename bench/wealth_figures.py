@@ -104,7 +104,7 @@ class Rebuilds:
         consumer = Consumer(
             name=_NAME, handler=self._handler, database=self._database, store=self._store, amqp_url="amqp://unused"
         )
-        await consumer._prepare()
+        await consumer.prepare()
         await self._database.execute("UPDATE consumed SET position = $1, epoch = $2", head.position, head.epoch)
         return head.position
 

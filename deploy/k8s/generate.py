@@ -22,7 +22,7 @@ def nginx_conf() -> str:
     return _HEADER + configuration(
         Path("/tmp"),  # noqa: S108 - an empty folder of the container's own
         listen=["8080"],
-        upstreams={service: f"{service.replace('_', '-')}:8080" for service in SERVICES},
+        upstreams={service: [f"{service.replace('_', '-')}:8080"] for service in SERVICES},
         requests_per_s=_REQUESTS_PER_S,
         behind="/etc/nginx/proxies/*.conf",
     )

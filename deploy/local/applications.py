@@ -23,7 +23,7 @@ PREFERRED_PORTS = {
     RELAYS[1]: 4122,
 }
 _LOOPBACK = "127.0.0.1"
-_PASSED_ON = ("PATH", "LANG", "TZ", "LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PASSED_ON = ("PATH", "LANG", "TZ", "LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_BSP_SCHEDULE_DELAY")
 
 
 class Place(NamedTuple):
@@ -39,6 +39,11 @@ class Place(NamedTuple):
         return f"http://{self.host}:{self.port}"
 
 
+def replicas_of(service: str, count: int) -> list[str]:
+    """The process names of a service: the first one's is the service's."""
+    return [service, *(f"{service}-{number}" for number in range(2, count + 1))]
+
+
 class Applications:
     """What runs on a provisioned cell.
 
@@ -48,7 +53,8 @@ class Applications:
         origin: the public origin, as clients know it.
         listen_on: the address that each process binds.
         feeds_to: the origin as the simulators reach it, where that is another.
-        extra: further environment by process name; wins.
+        extra: further environment by process name or, for all replicas, by service; wins.
+        replicas: of each service.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Applications:
         listen_on: str = _LOOPBACK,
         feeds_to: str | None = None,
         extra: Mapping[str, Mapping[str, str]] | None = None,
+        replicas: int = 1,
     ) -> None:
         self._directory = directory
         self._cell = cell
@@ -71,6 +78,7 @@ class Applications:
         self._listen_on = listen_on
         self._feeds_to = feeds_to or origin
         self._extra = extra or {}
+        self._replicas = replicas
 
     def relays(self) -> list[Program]:
         """The relay and its standby."""
@@ -86,12 +94,12 @@ class Applications:
         ]
 
     def services(self) -> list[Program]:
-        return [self._service(service) for service in SERVICES]
+        return [self._service(service, name) for service in SERVICES for name in replicas_of(service, self._replicas)]
 
     def simulators(self) -> list[Program]:
         return [self._simulator(platform) for platform in PLATFORMS]
 
-    def _service(self, service: str) -> Program:
+    def _service(self, service: str, name: str) -> Program:
         specific: dict[str, str] = {}
         if service == "identity":
             specific = {
@@ -115,7 +123,7 @@ class Applications:
                 specific[f"ANNOUNCE_SECRET_{platform.upper()}"] = self._credentials.announce_secrets[platform]
                 specific[f"{platform.upper()}_URL"] = self.url(SIMULATORS[platform])
         elif service == "search":
-            specific = {"INDEX_DIRECTORY": str(self._directory / "search-index")}
+            specific = {"INDEX_DIRECTORY": str(self._directory / name.replace("search", "search-index"))}
         elif service == "notifier":
             specific = {
                 "VAPID_PRIVATE_KEY": self._credentials.vapid_private_key,
@@ -125,7 +133,7 @@ class Applications:
             specific["SUBJECT_KEYS_URL"] = self._cell.keys_url(service)
             specific["SUBJECT_MASTER_KEY"] = self._credentials.subject_master_key
         return self._program(
-            service,
+            name,
             service,
             DATABASE_URL=self._cell.database_url(service),
             EVENT_STORE_URL=self._cell.store_url(service),
@@ -176,6 +184,7 @@ class Applications:
                 "HTTP_HOST": self._listen_on,
                 "HTTP_PORT": str(self._places[name].port),
                 **environment,
+                **self._extra.get(module, {}),
                 **self._extra.get(name, {}),
             },
             directory=self._directory,

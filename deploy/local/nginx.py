@@ -94,7 +94,7 @@ class NginxServer:
     """nginx with its files under `directory/nginx`, listening on loopback.
 
     Args:
-        upstreams: port by service.
+        upstreams: the ports of a service's replicas.
         requests_per_s: allowed to one client address, with a burst of twice as many.
     """
 
@@ -103,7 +103,7 @@ class NginxServer:
         directory: Path,
         *,
         port: int,
-        upstreams: Mapping[str, int],
+        upstreams: Mapping[str, Sequence[int]],
         requests_per_s: int,
         disposable: bool,
     ) -> None:
@@ -149,7 +149,9 @@ class NginxServer:
         return configuration(
             self.directory,
             listen=listen,
-            upstreams={service: f"127.0.0.1:{port}" for service, port in self._upstreams.items()},
+            upstreams={
+                service: [f"127.0.0.1:{port}" for port in replicas] for service, replicas in self._upstreams.items()
+            },
             requests_per_s=self._requests_per_s,
             files=min(_FILES, hard_limit) if hard_limit > 0 else _FILES,
             user=_worker_user() if os.geteuid() == 0 else None,
@@ -160,7 +162,7 @@ def configuration(
     directory: Path,
     *,
     listen: Sequence[str],
-    upstreams: Mapping[str, str],
+    upstreams: Mapping[str, Sequence[str]],
     requests_per_s: int,
     files: int = _FILES,
     user: str | None = None,
@@ -171,7 +173,7 @@ def configuration(
     Args:
         directory: where nginx may write; its temporary files go there.
         listen: addresses with port.
-        upstreams: `host:port` by service.
+        upstreams: `host:port` of each replica by service.
         files: open files allowed to it.
         user: that the workers run as, where nginx is started by root.
         behind: files to include (a pattern that may match none) which say what proxies are in front of nginx.
@@ -189,10 +191,7 @@ def configuration(
         _HTTP,
         *([f"  include {behind};"] if behind else []),
         f"  limit_req_zone $binary_remote_addr zone=client:1m rate={requests_per_s}r/s;",
-        *(
-            f"  upstream {service} {{ server {address}; keepalive 64; keepalive_timeout 4s; }}"
-            for service, address in upstreams.items()
-        ),
+        *(_upstream(service, replicas) for service, replicas in upstreams.items()),
         "  server {",
         *(f"    listen {address};" for address in listen),
         "    server_name _;",
@@ -254,6 +253,15 @@ def _location(route: Route) -> str:
         "}",
     ]
     return "\n".join("    " + line for line in lines)
+
+
+def _upstream(service: str, replicas: Sequence[str]) -> str:
+    """A replica that refuses the connection is passed over, whatever the request: it has not been sent yet. One that
+    breaks afterwards is not, except for requests that may be sent twice (nginx's `proxy_next_upstream error timeout`).
+    None is put aside for having failed: on this machine a refused connection costs nothing, and where all were, there
+    would be nobody to ask."""
+    servers = " ".join(f"server {address} max_fails=0;" for address in replicas)
+    return f"  upstream {service} {{ {servers} keepalive 64; keepalive_timeout 4s; }}"
 
 
 def _failure_location(failure: Failure) -> str:

@@ -25,7 +25,7 @@ import credentials
 import given
 import packages
 import ports
-from applications import PREFERRED_PORTS, SIMULATORS, Applications, Place
+from applications import PREFERRED_PORTS, SIMULATORS, Applications, Place, replicas_of
 from nginx import NginxServer
 from postgres import SUPERUSER, PostgresServer
 from processes import kill_marked
@@ -52,6 +52,7 @@ class Stack:
         durable: False turns PostgreSQL's fsync off.
         disposable: data and databases are deleted at the end, and servers are stopped without ceremony.
         applications: False starts PostgreSQL and RabbitMQ only.
+        replicas: processes of each service. The first has the service's name, the others `wealth-2` and so on.
         requests_per_s: nginx's limit for one client address.
         environment: further environment by process name.
         progress: told what happens during start and stop.
@@ -73,6 +74,7 @@ class Stack:
         durable: bool = True,
         disposable: bool = False,
         applications: bool = True,
+        replicas: int = 1,
         requests_per_s: int = 300,
         environment: Mapping[str, Mapping[str, str]] | None = None,
         progress: Callable[[str], None] = lambda line: None,
@@ -83,6 +85,7 @@ class Stack:
         self._durable = durable
         self._disposable = disposable
         self._with_applications = applications
+        self._replicas = replicas
         self._requests_per_s = requests_per_s
         self._environment = environment or {}
         self._progress = progress
@@ -273,14 +276,17 @@ class Stack:
             self.data,
             cell=self.cell,
             credentials=self.credentials,
-            places={name: Place(self._ports[name]) for name in PREFERRED_PORTS},
+            places={name: Place(port) for name, port in self._ports.items() if name not in _INFRASTRUCTURE_PORTS},
             origin=self.origin,
             extra=self._environment,
+            replicas=self._replicas,
         )
         nginx = NginxServer(
             self.data,
             port=self._ports["nginx"],
-            upstreams={service: self._ports[service] for service in SERVICES},
+            upstreams={
+                service: [self._ports[name] for name in replicas_of(service, self._replicas)] for service in SERVICES
+            },
             requests_per_s=self._requests_per_s,
             disposable=self._disposable,
         )
@@ -360,6 +366,9 @@ class Stack:
             "nginx": self._port,
             **dict.fromkeys(_INFRASTRUCTURE_PORTS),
             **{name: port if documented else None for name, port in PREFERRED_PORTS.items()},
+            **dict.fromkeys(
+                name for service in SERVICES for name in replicas_of(service, self._replicas) if name != service
+            ),
         }
         return ports.assign(self.directory / "ports.json", wishes)
 

@@ -44,7 +44,7 @@ class Program:
     ready: Callable[[], str | None]
     """None when the program does its work, else what is missing. Must return within a few seconds."""
     stop_signal: signal.Signals = signal.SIGTERM
-    grace_s: float = 15.0
+    grace_s: float = 30.0
     disposable: bool = False
     """Nobody needs its state afterwards: stopped with SIGKILL."""
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from chassis.health import operator_routes
-from chassis.service import DRAIN_S_MAX
+from chassis.server import DRAIN_S_MAX, LINGER_S_MAX
 from manifests import OVERLAYS, Resource, name_of
 from references import selects
 
@@ -63,8 +63,8 @@ def test_a_pod_ends_in_order_and_in_time(resources: list[Resource], name: str) -
     if name == "Deployment/edge":
         assert hook["exec"]["command"][-1].startswith("sleep 5; nginx")
     else:
-        # Then as long for requests, and as long again for consumers.
-        assert spec["terminationGracePeriodSeconds"] > hook["sleep"]["seconds"] + 2 * DRAIN_S_MAX
+        # Then for connections to close, as long for requests, and as long again for consumers.
+        assert spec["terminationGracePeriodSeconds"] > hook["sleep"]["seconds"] + LINGER_S_MAX + 2 * DRAIN_S_MAX
     assert spec["terminationGracePeriodSeconds"] >= 30
     if name.startswith("Deployment/"):
         assert named(resources, name)["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}

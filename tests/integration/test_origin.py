@@ -49,7 +49,8 @@ def start_nginx(upstreams: dict[str, int], requests_per_s: int) -> tuple[Supervi
     directory = Path(tempfile.mkdtemp(prefix="sangam-origin-", dir="/var/tmp"))
     directory.chmod(0o711)  # pytest's own folders are private; nginx's worker has to get through
     port = ports.assign(directory / "ports.json", {"nginx": None})["nginx"]
-    server = NginxServer(directory, port=port, upstreams=upstreams, requests_per_s=requests_per_s, disposable=True)
+    replicas = {service: [port] for service, port in upstreams.items()}
+    server = NginxServer(directory, port=port, upstreams=replicas, requests_per_s=requests_per_s, disposable=True)
     server.prepare()
     supervisor = Supervisor(directory / "logs", str(directory), doomed=[directory])
     try:

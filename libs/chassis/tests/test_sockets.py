@@ -15,7 +15,7 @@ import pytest_asyncio
 import uvicorn
 from chassis import frames, sockets
 from chassis.clients import Client, Clients
-from chassis.service import SERVER_OPTIONS
+from chassis.server import SERVER_OPTIONS
 from chassis.sockets import Sockets
 from chassis.tokens import Claims
 from chassis.topics import Topics

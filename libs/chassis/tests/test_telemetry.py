@@ -53,10 +53,11 @@ def test_lines_of_a_process() -> None:
     program = """
 import logging, structlog
 from chassis import telemetry
+from events.tracing import configure_tracing
 from chassis.request import REQUEST_ID
 from opentelemetry import trace
 telemetry.configure_logging("wealth", "info")
-telemetry.configure_tracing("wealth", None)
+configure_tracing("wealth", None)
 REQUEST_ID.set("request-1")
 log = structlog.get_logger()
 with trace.get_tracer("t").start_as_current_span("s"):

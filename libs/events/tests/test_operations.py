@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -15,6 +16,7 @@ from events.consumer import Consumer
 from events.envelope import RecordedEvent, new_id
 from events.projections import Projections
 from events.replaying import RecordingStore
+from events.retention import Retention, apply, days_of, rules_of
 from events.store import EventStore, StreamAppend
 from events.worker import Operator
 
@@ -437,3 +439,45 @@ async def test_a_dry_runs_store_takes_note_of_appends_and_makes_none(cell: "Cell
     assert (dry.known, dict(dry.appended)) == (1, {"TransferSettled": 2})
     assert len(await store.read_stream("ledger-a")) == 1
     await asyncio.gather(store.close(), dry.close())
+
+
+class TestRetention:
+    async def test_finished_rows_go_after_their_time_and_no_others(self, service: Service) -> None:
+        class Sent(Documents):
+            retention = (
+                Retention("mail", "sent_at", timedelta(days=30), ("state", ("sent", "failed"))),
+                Retention("never_made", "at", timedelta(days=1)),
+            )
+            ddl = Documents.ddl.replace(
+                "sent boolean NOT NULL DEFAULT false", "state text NOT NULL DEFAULT 'open', sent_at timestamptz"
+            )
+
+        service.handler = Projections([service.totals, Sent()])
+        async with service.running():
+            await service.append(10)
+            await service.applied(10)
+            await service.database.execute(
+                "UPDATE mail SET state = 'sent', sent_at = now() - interval '31 days'"
+                " WHERE event_id IN (SELECT event_id FROM mail ORDER BY event_id LIMIT 4);"
+                "UPDATE mail SET state = 'open', sent_at = now() - interval '31 days' WHERE state = 'open' AND event_id"
+                " = (SELECT min(event_id::text)::uuid FROM mail WHERE state = 'open');"
+                "UPDATE mail SET state = 'failed', sent_at = now() - interval '29 days' WHERE event_id"
+                " = (SELECT max(event_id::text)::uuid FROM mail)"
+            )
+            dry = await sangam(service.cell, "retention", "ledger-transfer", "--dry-run", "--json")
+            assert [(row["table"], row["days"], row["rows"]) for row in dry.lines] == [
+                ("operation", 90, 0),
+                ("mail", 30, 4),
+            ], dry
+            assert await service.value("SELECT count(*) FROM mail") == 10
+            assert (await sangam(service.cell, "retention", "ledger-transfer")).code == 0
+            assert await service.value("SELECT count(*) FROM mail") == 6
+            assert await service.value("SELECT count(*) FROM document") == 10
+            rules = rules_of([service.handler])
+            (_, mails) = await apply(service.database, rules, days_of(" mail = 7 "), dry_run=False)
+            assert mails == {"table": "mail", "days": 7, "rows": 1}
+
+    @pytest.mark.parametrize("text", ["mail", "mail=", "mail=0", "mail=-1", "mail=1.5", "mail=x", "a=1;b=2"])
+    def test_a_setting_that_cannot_be_meant_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match="table=days"):
+            days_of(text)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         asyncpg.CannotConnectNowError("x"),
         asyncpg.TooManyConnectionsError("x"),
         asyncpg.DiskFullError("x"),
+        asyncpg.InvalidPasswordError("x"),
         asyncpg.QueryCanceledError("x"),
         asyncpg.DeadlockDetectedError("x"),
         asyncpg.SerializationError("x"),

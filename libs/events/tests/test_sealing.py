@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from command import sangam
 from events.sealing import MasterKeyWrong, SealBroken, SubjectErased, SubjectKeys
 
 if TYPE_CHECKING:
@@ -101,3 +102,42 @@ async def test_rights_and_the_master_key(
     await connection.close()
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await asyncpg.connect(cell.keys_url("wealth"))
+
+
+async def test_the_master_key_is_replaced_while_services_run(cell: "Cell") -> None:
+    former, new = MASTER, base64.b64encode(bytes(range(100, 132))).decode()
+
+    async def keys(setting: str) -> SubjectKeys:
+        return await SubjectKeys.connect(cell.keys_url("identity"), setting)
+
+    before, first, second = await keys(former), await keys(f"{former},{new}"), await keys(f"{new},{former}")
+    asha, ravi, gone = uuid4(), uuid4(), uuid4()
+    sealed = await before.seal(asha, "asha", "to")
+    await before.seal(gone, "gone", "to")
+    await before.erase(gone)
+    # Replicas that know both, whichever is first, read what the others seal.
+    theirs = await second.seal(ravi, "ravi", "to")
+    assert await first.open(ravi, theirs, "to") == "ravi"
+    assert await second.open(asha, sealed, "to") == "asha"
+    with pytest.raises(MasterKeyWrong):
+        await before.open(ravi, theirs, "to")
+
+    assert (await sangam(cell, "rewrap", SUBJECT_MASTER_KEY=new)).code == 2
+    outcome = await sangam(cell, "rewrap", "--reason", "a test", SUBJECT_MASTER_KEY=f"{new},{former}")
+    assert outcome.out.startswith("1 keys are wrapped"), outcome
+    assert (await sangam(cell, "rewrap", SUBJECT_MASTER_KEY=f"{new},{former}")).out.startswith("0 keys")
+    after, too_late = await keys(new), await keys(former)
+    assert await after.open(asha, sealed, "to") == "asha"
+    assert await after.open(ravi, theirs, "to") == "ravi"
+    with pytest.raises(MasterKeyWrong):
+        await too_late.open(asha, sealed, "to")
+    with pytest.raises(SubjectErased):
+        await after.seal(gone, "again", "to")
+    for each in (before, first, second, after, too_late):
+        await each.close()
+
+
+@pytest.mark.parametrize("setting", ["", "short", MASTER + ",", base64.b64encode(b"x" * 31).decode()])
+async def test_a_master_key_that_is_none_is_refused(cell: "Cell", setting: str) -> None:
+    with pytest.raises(ValueError, match="master key"):
+        await SubjectKeys.connect(cell.keys_url("identity"), setting)

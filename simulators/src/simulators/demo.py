@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import aiohttp
 from rich.console import Console
 from rich.panel import Panel
+from rich.progress import track
 from rich.text import Text
 
 from simulators import scenario, screens
@@ -169,7 +170,7 @@ class Story:
 
     async def _feed(self, items: Sequence[Item]) -> None:
         new = 0
-        for item in items:
+        for item in track(items, "    feeding her life", console=self._console, transient=True):
             body = item.feed_json()
             del body["sequence"]
             platform = self._bfc if item.platform == "bfc" else self._vyomo

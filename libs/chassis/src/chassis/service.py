@@ -7,13 +7,12 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Final, Generic
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Generic
 from uuid import UUID
 
 import asyncpg
 import structlog
-import uvicorn
 import uvloop
 from events import pg
 from events.consumer import Consumer, Handler
@@ -23,10 +22,12 @@ from events.envelope import RecordedEvent
 from events.follower import Follower
 from events.outage import is_outage, until_it_works
 from events.projections import Projection, Projections
+from events.retention import apply_forever, days_of, rules_of
 from events.sealing import SubjectKeys
 from events.shapes import PUBLIC, schema_of
 from events.store import EventStore
 from events.texts import Texts
+from events.tracing import configure_tracing
 from events.worker import Operator
 from litestar import Litestar
 from typing_extensions import TypeVar
@@ -35,40 +36,21 @@ from chassis import operating, telemetry
 from chassis.access import access_models, active_keys, take_snapshot
 from chassis.control import ControlChannel
 from chassis.revocations import Revocations
+from chassis.server import DRAIN_S_MAX, Server
 from chassis.settings import SealingSettings, ServiceSettings, SettingsError, load
 from chassis.tokens import TokenVerifier, VerificationKeyCache
-from chassis.wire import WebSocketProtocol
 
 log = structlog.get_logger(__name__)
-
-DRAIN_S_MAX = 10
-"""How long requests under way may take to finish at shutdown."""
 
 READY_LAG_MAX = 10_000
 """A read model further behind than this many positions is not fit to answer."""
 
 _KEY_RETIRED = contract_of(SigningKeyRetired).type
 _CHECK_TIMEOUT_S = 1.0
+_HEARD_S_MAX = 3.0
 _EXIT_SETTINGS = 78  # EX_CONFIG
 _DATABASE_CONNECTIONS_MAX = 8
-_FRAME_BYTES_MAX = 64 * 1024
-_KEEP_ALIVE_S = 75  # longer than nginx keeps its connections to us, so that it never meets a closed one
-
 _OPEN_FILES = 65_536
-SERVER_OPTIONS: Final[dict[str, Any]] = {
-    "http": "httptools",
-    "ws": WebSocketProtocol,
-    "ws_max_size": _FRAME_BYTES_MAX,
-    "ws_per_message_deflate": False,  # compression buffers cost more memory per connection than frames
-    "lifespan": "on",
-    "log_config": None,
-    "access_log": False,
-    "server_header": False,
-    "timeout_keep_alive": _KEEP_ALIVE_S,
-    "timeout_graceful_shutdown": DRAIN_S_MAX,
-}
-"""How every service speaks HTTP and WebSocket (uvicorn)."""
-
 S = TypeVar("S", bound=ServiceSettings, default=ServiceSettings)
 
 
@@ -240,9 +222,20 @@ class Runtime(Generic[S]):
             self.spawn(follower.run(), follower.name)
         self.spawn(operating.start_workers(self.service, self.database, self._is_live), "operations")
         self.spawn(self.control.run(), "control")
+        rules = rules_of(self._handlers)
+        self.spawn(apply_forever(self.database, rules, days_of(self.settings.retention_days)), "retention")
         # Before the service listens: it must not accept a token of a session that ended while it was away.
         await self._access.started.wait()
         await until_it_works("revocations", self._take_snapshot)
+        await self._hear_the_relay()
+
+    async def _hear_the_relay(self) -> None:
+        """Waits until the relay has been heard, as it is every second: before, routes that move money refuse, and a
+        process that refuses should not be asked. Without a relay, and on an empty log, there is nothing to wait for."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEARD_S_MAX if self._access.position else 0):
+                while not self.revocations.fresh():  # noqa: ASYNC110 - it goes by the clock, too
+                    await asyncio.sleep(0.02)
 
     async def _take_snapshot(self) -> None:
         consumer = self._consumers["projections"].name
@@ -323,14 +316,6 @@ async def _checked(name: str, check: Awaitable[Any]) -> Any:
         return f"{name} does not answer"
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: the service drains before it stops accepting."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 def run(service: str, settings_type: type[S], wire: Callable[[Runtime[S]], Awaitable[Litestar]]) -> None:
     """The `main` of a service: returns after SIGTERM or SIGINT, once everything begun is finished.
 
@@ -347,7 +332,7 @@ def run(service: str, settings_type: type[S], wire: Callable[[Runtime[S]], Await
     look_for_cycles_rarely()
     telemetry.configure_logging(service, settings.log_level)
     _allow_many_connections()
-    end_tracing = telemetry.configure_tracing(service, settings.otel_exporter_otlp_endpoint)
+    end_tracing = configure_tracing(service, settings.otel_exporter_otlp_endpoint)
     try:
         if (operation_id := operating.wanted()) is not None:
             os.nice(operating.NICENESS)
@@ -416,6 +401,7 @@ async def _serve(service: str, settings: S, wire: Callable[[Runtime[S]], Awaitab
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         log.info("service_stopping")
         await runtime.stop_serving()
+        await server.drain()
         server.should_exit = True
         await serving
         return runtime.failed or not stopping.done()
@@ -437,7 +423,12 @@ async def _operate(
     try:
         await runtime.connect_subject_keys()
         await wire(runtime)
-        worker = Operator(database_url=settings.database_url, store=store, handlers=runtime.handlers)
+        worker = Operator(
+            database_url=settings.database_url,
+            store=store,
+            handlers=runtime.handlers,
+            kept=days_of(settings.retention_days),
+        )
         log.info("operation_started", operation=str(operation_id))
         await worker.run(operation_id)
         return False
@@ -445,16 +436,8 @@ async def _operate(
         await runtime.close()
 
 
-async def _start(runtime: Runtime[S], wire: Callable[[Runtime[S]], Awaitable[Litestar]]) -> _Server:
+async def _start(runtime: Runtime[S], wire: Callable[[Runtime[S]], Awaitable[Litestar]]) -> Server:
     await runtime.until_available()
     app = await wire(runtime)
     await runtime.start_consumers()
-    settings = runtime.settings
-    return _Server(
-        uvicorn.Config(
-            app,
-            host=settings.http_host,
-            port=settings.http_port,
-            **SERVER_OPTIONS,
-        )
-    )
+    return Server(app, host=runtime.settings.http_host, port=runtime.settings.http_port)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+from events.retention import days_of
 
 SECRET_LENGTH_MIN = 16
 
@@ -58,6 +59,14 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
     cursor_secret: Secret
     log_level: str = "info"
     otel_exporter_otlp_endpoint: str | None = None
+    retention_days: str = ""
+    """How long rows are kept, where not as their rules say: `table=days`, with commas between (`events.retention`)."""
+
+    def __post_init__(self) -> None:
+        """Raises:
+        ValueError: `retention_days` is not usable.
+        """
+        days_of(self.retention_days)
 
 
 class SealingSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -96,7 +105,10 @@ def load(cls: type[S], environ: Mapping[str, str] = os.environ) -> S:
             problems.append(f"{variable} {weakness}")
     if problems:
         raise SettingsError(problems)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise SettingsError([str(error)]) from None
 
 
 def _weakness(secret: str) -> str | None:

@@ -1,20 +1,15 @@
-"""Logs, traces and metrics of a process: structlog JSON on stdout, OpenTelemetry, Prometheus."""
+"""The log lines of a process: structlog JSON on stdout, without what is personal or secret."""
 
 import logging
 import re
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 import structlog
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from structlog.typing import EventDict, Processor
 
 from chassis.request import REQUEST_ID
@@ -127,20 +122,3 @@ def _render(event: Any, **_: Any) -> bytes:
 
 def _render_text(event: Any, **_: Any) -> str:
     return _encode(event).decode()
-
-
-def configure_tracing(service: str, otlp_endpoint: str | None) -> Callable[[], None]:
-    """Sets the process's tracer up and returns what flushes and ends it.
-
-    Without an endpoint nothing is recorded, but ids are still made and passed on: logs and events of one
-    request stay connected.
-    """
-    provider = TracerProvider(
-        resource=Resource.create({"service.name": service, "service.namespace": "sangam"}),
-        sampler=ParentBased(ALWAYS_ON) if otlp_endpoint else ALWAYS_OFF,
-    )
-    if otlp_endpoint:
-        exporter = OTLPSpanExporter(endpoint=f"{otlp_endpoint.rstrip('/')}/v1/traces", timeout=5)
-        provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-    return provider.shutdown

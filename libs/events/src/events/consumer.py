@@ -11,7 +11,6 @@ from uuid import UUID
 import asyncpg
 import structlog
 from opentelemetry import trace
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from events import metrics, operations, parking
 from events.contracts import UnknownContract
@@ -23,13 +22,11 @@ from events.projections import Projections
 from events.shapes import bring_up, derived_tables, lock_tables
 from events.store import EventStore
 from events.succession import RECLAIM_S, ReadModels, Superseded
+from events.tracing import link
 
 log = structlog.get_logger(__name__)
 _tracer = trace.get_tracer("events.consumer")
 
-_propagator = TraceContextTextMapPropagator()
-
-_MAX_LINKS = 64
 _ATTEMPTS_BEFORE_PARKING = 4
 _FIRST_PAUSE_S = 0.1
 """Before the second attempt at an event of its own fault; doubled for each further one, with jitter."""
@@ -62,10 +59,11 @@ class Handler(Protocol):
     (database, network, timeout) pauses the consumer; any other exception is the event's own fault and, after some
     attempts, parks its stream.
 
-    Three more attributes may be there. `repeatable = True` says that applying an event which was applied before
+    More attributes may be there. `repeatable = True` says that applying an event which was applied before
     changes nothing: then it may be replayed. `effects` names tables whose new rows make things happen outside
     (deliveries, mails), each with words for people: a replay and a rebuild leave these tables as they are. `kept`
-    names tables of what the log does not hold: a rebuild leaves them, too.
+    names tables of what the log does not hold: a rebuild leaves them, too. `retention` says how long rows are kept
+    (`events.retention`).
     """
 
     @property
@@ -161,7 +159,7 @@ class Consumer:
             try:
                 await self._consume()
             except Superseded:
-                await self._follow()
+                await self._stand_aside()
 
     async def _consume(self) -> None:
         """Applies what the queue brings until asked to stop.
@@ -186,7 +184,7 @@ class Consumer:
             receiving.cancel()
             await asyncio.gather(receiving, self._forget_following(), return_exceptions=True)
 
-    async def _follow(self) -> None:
+    async def _stand_aside(self) -> None:
         """Leaves the queue to the version that is live, until this one is again."""
         assert self._read_models is not None
         self.superseded = True
@@ -408,8 +406,7 @@ class Consumer:
     async def _commit(self, events: list[RecordedEvent], up_to: int, park: Fault | None = None) -> bool:
         """Effects and position in one transaction. False, and nothing at all, where another replica was first."""
         with _tracer.start_as_current_span(f"consume {self.name}") as span:
-            if span.is_recording():
-                _link(span, events)
+            link(span, (event.metadata.traceparent for event in events))
             async with self._database.acquire() as proxy, proxy.transaction():
                 db = cast(asyncpg.Connection, proxy)
                 position = await self._lock(db)
@@ -522,11 +519,3 @@ class Consumer:
         metrics.consumer_position.labels(self.name).set(position)
         advanced, self._advanced = self._advanced, asyncio.Event()
         advanced.set()
-
-
-def _link(span: trace.Span, events: Sequence[RecordedEvent]) -> None:
-    """Links the span to the requests that appended the events: one chunk serves many of them."""
-    parents = {event.metadata.traceparent for event in events[:_MAX_LINKS]} - {None}
-    for parent in parents:
-        context = trace.get_current_span(_propagator.extract({"traceparent": parent})).get_span_context()
-        span.add_link(context)

@@ -104,21 +104,29 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Also where a read model does not say that applying an event twice is the same as once."""
 
 
-def request_of(row: asyncpg.Record) -> RebuildRequest | ReplayRequest:
+class RetentionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Delete what the service has kept for long enough (`events.retention`)."""
+
+    dry_run: bool = False
+    """Only count it."""
+
+
+Request = RebuildRequest | ReplayRequest | RetentionRequest
+_KINDS: dict[str, type[Request]] = {"rebuild": RebuildRequest, "replay": ReplayRequest, "retention": RetentionRequest}
+
+
+def request_of(row: asyncpg.Record) -> Request:
     """What an `operation` row asks for."""
-    kind: type[RebuildRequest] | type[ReplayRequest] = RebuildRequest if row["kind"] == "rebuild" else ReplayRequest
-    return msgspec.json.decode(row["request"], type=kind)
+    return msgspec.json.decode(row["request"], type=_KINDS[row["kind"]])
 
 
-async def ask(
-    db: asyncpg.Connection | asyncpg.Pool, consumer: str, request: RebuildRequest | ReplayRequest, operator: str
-) -> UUID:
+async def ask(db: asyncpg.Connection | asyncpg.Pool, consumer: str, request: Request, operator: str) -> UUID:
     """Writes the row that a worker of the service will find."""
     operation_id = new_id()
     await db.execute(
         "INSERT INTO operation (id, kind, consumer, request, operator) VALUES ($1, $2, $3, $4, $5)",
         operation_id,
-        "rebuild" if isinstance(request, RebuildRequest) else "replay",
+        next(kind for kind, struct in _KINDS.items() if isinstance(request, struct)),
         consumer,
         msgspec.json.encode(request),
         operator,

@@ -15,6 +15,7 @@ _OUTAGE_STATES = (
     "40P01",  # deadlock_detected
     "55P03",  # lock_not_available
     "25006",  # read_only_sql_transaction: a failover is under way
+    "28P01",  # invalid_password: it is being replaced, and this process will be restarted with the new one
 )
 
 

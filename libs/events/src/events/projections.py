@@ -6,6 +6,7 @@ from typing import Protocol
 import asyncpg
 
 from events.envelope import RecordedEvent
+from events.retention import Retention
 from events.shapes import Model, model_of, shape_of
 from events.store import EventStore
 
@@ -48,6 +49,9 @@ class Projections:
         for projection in self._projections:
             self.effects |= getattr(projection, "effects", {})
             self.kept |= set(getattr(projection, "kept", ()))
+        self.retention: tuple[Retention, ...] = tuple(
+            rule for projection in self._projections for rule in getattr(projection, "retention", ())
+        )
 
     @property
     def names(self) -> list[str]:

@@ -13,14 +13,17 @@ import aio_pika
 import aiormq
 import structlog
 from aiormq import spec
+from opentelemetry import trace
 
 from events import metrics, pg, wire
 from events.contracts import registry
 from events.envelope import CloudEvent
 from events.outage import BROKER_ERRORS
+from events.tracing import link
 from events.wire import LogEntry
 
 log = structlog.get_logger(__name__)
+_tracer = trace.get_tracer("events.relay")
 
 MAX_BATCH = 256
 MAX_OPEN_CONFIRMS = 1_000
@@ -115,6 +118,7 @@ class _OpenBatch(NamedTuple):
     """Its last position."""
     messages: int
     confirmed: "asyncio.Future[list[object]]"
+    span: trace.Span
 
 
 class Publisher(ABC):
@@ -205,8 +209,11 @@ class Publisher(ABC):
                 while self._may_send(sent):
                     entries = await backlog.after(sent, MAX_BATCH)
                     sent = entries[-1].position
+                    span = _tracer.start_span(f"publish {self.exchange}", kind=trace.SpanKind.PRODUCER)
+                    if span.is_recording():
+                        link(span, (wire.decode_event(entry.cloud_event).traceparent for entry in entries))
                     confirms = self._send(channel, self._messages(entries))
-                    self._open.append(_OpenBatch(sent, len(confirms), asyncio.gather(*confirms)))
+                    self._open.append(_OpenBatch(sent, len(confirms), asyncio.gather(*confirms), span))
                 if self._open:
                     either: set[asyncio.Future[Any]] = {self._open[0].confirmed, self._tail.grown}
                     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -220,6 +227,7 @@ class Publisher(ABC):
             await backlog.close()
             for batch in self._open:
                 batch.confirmed.cancel()
+                batch.span.end()
             await asyncio.gather(*(batch.confirmed for batch in self._open), return_exceptions=True)
 
     def _may_send(self, sent: int) -> bool:
@@ -235,6 +243,7 @@ class Publisher(ABC):
         while self._open and self._open[0].confirmed.done():
             batch = self._open.popleft()
             batch.confirmed.result()
+            batch.span.end()
             metrics.published.labels(self.name).inc(batch.last - self.position)
             self.position = batch.last
 

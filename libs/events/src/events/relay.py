@@ -24,6 +24,7 @@ from events import metrics, pg
 from events.anchors import anchor_forever
 from events.publisher import EventsPublisher, LogPublisher, LogTail
 from events.sequencer import LostLeadership, Sequencer
+from events.tracing import configure_tracing
 
 log = structlog.get_logger(__name__)
 
@@ -140,6 +141,7 @@ async def _main() -> None:
         store_url, amqp_url = os.environ["EVENT_STORE_URL"], os.environ["AMQP_URL"]
     except KeyError as missing:
         raise SystemExit(f"relay: {missing.args[0]} is not set") from None
+    end_tracing = configure_tracing("relay", os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     anchors = os.environ.get("ANCHOR_FILE")
     relay = Relay(store_url, amqp_url, Path(anchors) if anchors else None)
     runner = await _serve_health(relay, os.environ.get("HTTP_HOST", "127.0.0.1"), int(os.environ.get("HTTP_PORT", "0")))
@@ -150,6 +152,7 @@ async def _main() -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await running
     await runner.cleanup()
+    end_tracing()
 
 
 if __name__ == "__main__":

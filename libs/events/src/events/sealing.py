@@ -10,6 +10,7 @@ event store, nor that database, nor a backup of either says anything alone.
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import os
 import time
@@ -54,26 +55,25 @@ class MasterKeyWrong(Exception):
 class SubjectKeys:
     """Seals and opens fields. Keys are cached for seconds, so that reading a page of history costs one look-up."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", master_key: bytes) -> None:
-        if len(master_key) != KEY_BYTES:
-            raise ValueError(f"the master key must have {KEY_BYTES} bytes")
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", masters: Sequence[AESGCM]) -> None:
         self._pool = pool
-        self._master = AESGCM(master_key)
+        self._masters = masters
         self._cache: OrderedDict[UUID, tuple[float, bytes]] = OrderedDict()
         self._buried: set[UUID] = set()
         """Erased, as the log has told this process. They are few, and never come back."""
 
     @classmethod
     async def connect(cls, url: str, master_key: str, *, connections: int = 4) -> "SubjectKeys":
-        """Opens the key database with a service's URL. `master_key` is base64 of 32 bytes.
+        """Opens the key database with a service's URL.
+
+        Args:
+            master_key: base64 of 32 bytes. While it is replaced, two with a comma between: keys are wrapped with the
+                first and open with either (`rewrap`).
 
         Raises:
             ValueError: the master key is not that.
         """
-        try:
-            raw = base64.b64decode(master_key, validate=True)
-        except binascii.Error:
-            raise ValueError("the master key must be base64") from None
+        masters = _masters(master_key)
         pool = asyncpg.create_pool(
             url,
             min_size=0,
@@ -83,7 +83,7 @@ class SubjectKeys:
             server_settings={"application_name": "subject keys"},
             reset=pg.keep_session,
         )
-        keys = cls(pool, raw)
+        keys = cls(pool, masters)
         await pool
         return keys
 
@@ -171,8 +171,7 @@ class SubjectKeys:
         return self._remember(subject, await self._pool.fetchval("SELECT vault.find($1)", subject))
 
     async def _find_or_create(self, subject: UUID) -> bytes | None:
-        nonce = os.urandom(_NONCE_BYTES)
-        candidate = nonce + self._master.encrypt(nonce, os.urandom(KEY_BYTES), subject.bytes)
+        candidate = _wrap(self._masters[0], subject, os.urandom(KEY_BYTES))
         return self._remember(
             subject, await self._pool.fetchval("SELECT vault.find_or_create($1, $2)", subject, candidate)
         )
@@ -181,15 +180,69 @@ class SubjectKeys:
         if wrapped is None:
             self.forget(subject)
             return None
-        try:
-            key = self._master.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], subject.bytes)
-        except InvalidTag:
-            raise MasterKeyWrong("a subject's key does not open with SUBJECT_MASTER_KEY") from None
+        key = _unwrap(self._masters, subject, wrapped)
         self._cache[subject] = (time.monotonic(), key)
         self._cache.move_to_end(subject)
         while len(self._cache) > _CACHED_MAX:
             self._cache.popitem(last=False)
         return key
+
+
+async def rewrap(admin_url: str, master_key: str) -> int:
+    """Wraps every subject's key with the first master key of two; how many were wrapped with the other one.
+
+    Raises:
+        ValueError: `master_key` is not usable.
+        MasterKeyWrong: a key opens with neither. Those before it are wrapped anew; it can be run again.
+    """
+    masters = _masters(master_key)
+    connection = await asyncpg.connect(admin_url)
+    count, last = 0, UUID(int=0)
+    try:
+        while rows := await connection.fetch(
+            "SELECT subject, wrapped FROM vault.subject_key WHERE subject > $1 AND wrapped IS NOT NULL"
+            " ORDER BY subject LIMIT 1000",
+            last,
+        ):
+            last = UUID(int=rows[-1]["subject"].int)
+            anew = []
+            for row in rows:
+                subject = UUID(int=row["subject"].int)
+                try:
+                    _unwrap(masters[:1], subject, row["wrapped"])
+                except MasterKeyWrong:
+                    key = _unwrap(masters, subject, row["wrapped"])
+                    anew.append((subject, row["wrapped"], _wrap(masters[0], subject, key)))
+            # One that was erased meanwhile stays erased.
+            await connection.executemany(
+                "UPDATE vault.subject_key SET wrapped = $3 WHERE subject = $1 AND wrapped = $2", anew
+            )
+            count += len(anew)
+    finally:
+        await connection.close()
+    return count
+
+
+def _masters(setting: str) -> list[AESGCM]:
+    try:
+        raw = [base64.b64decode(each.strip(), validate=True) for each in setting.split(",")]
+    except binascii.Error:
+        raise ValueError("the master key must be base64") from None
+    if any(len(each) != KEY_BYTES for each in raw):
+        raise ValueError(f"the master key must have {KEY_BYTES} bytes")
+    return [AESGCM(each) for each in raw]
+
+
+def _wrap(master: AESGCM, subject: UUID, key: bytes) -> bytes:
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + master.encrypt(nonce, key, subject.bytes)
+
+
+def _unwrap(masters: Sequence[AESGCM], subject: UUID, wrapped: bytes) -> bytes:
+    for master in masters:
+        with contextlib.suppress(InvalidTag):
+            return master.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], subject.bytes)
+    raise MasterKeyWrong("a subject's key does not open with SUBJECT_MASTER_KEY")
 
 
 async def install(admin_url: str, *, rights: Mapping[str, Sequence[Right]]) -> None:

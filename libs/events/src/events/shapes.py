@@ -186,7 +186,9 @@ async def bring_up(db: asyncpg.Connection, owner: str, ddl: str) -> list[str]:
     known = await db.fetchval("SELECT fingerprint FROM table_shape WHERE owner = $1", owner)
     added: list[str] = []
     wanted: Catalog = {}
-    if known != fingerprint:
+    # Where none of the tables is there, the DDL makes them as it should.
+    differs = known != fingerprint and bool(await catalog(db, PUBLIC, _TABLE.findall(ddl)))
+    if differs:
         wanted = await expected(db, ddl)
         have = await catalog(db, PUBLIC, wanted)
         for table in wanted.keys() & have.keys():
@@ -196,9 +198,9 @@ async def bring_up(db: asyncpg.Connection, owner: str, ddl: str) -> list[str]:
                     await db.execute(f'ALTER TABLE "{table}" ADD COLUMN "{name}" {definition}')
                     added.append(f"{table}.{name}")
     await db.execute(ddl)
+    if differs and (differences := _differences(wanted, await catalog(db, PUBLIC, wanted))):
+        raise NotAdditive(owner, differences)
     if known != fingerprint:
-        if differences := _differences(wanted, await catalog(db, PUBLIC, wanted)):
-            raise NotAdditive(owner, differences)
         await db.execute(
             "INSERT INTO table_shape (owner, fingerprint) VALUES ($1, $2)"
             " ON CONFLICT (owner) DO UPDATE SET fingerprint = excluded.fingerprint, since = now()",

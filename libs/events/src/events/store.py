@@ -6,6 +6,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from opentelemetry import trace
 
 from events import pg
 from events.coalescer import Coalescer, Request, StreamAppend, encode_request
@@ -25,6 +26,8 @@ __all__ = [
     "recorded",
 ]
 
+
+_tracer = trace.get_tracer("events.store")
 
 Opener = Callable[[Sequence[RecordedEvent]], Awaitable[list[RecordedEvent]]]
 
@@ -208,7 +211,11 @@ class EventStore:
         """Waits for an append that was begun. Raises as `append` does."""
         parts, request = begun
         # Not shielded: a caller that goes away takes the result with it, and whoever was decided on it decides again.
-        verdict = await request.result
+        if trace.get_current_span().is_recording():
+            with _tracer.start_as_current_span("append"):
+                verdict = await request.result
+        else:
+            verdict = await request.result
         if verdict.outcome == "reused":
             raise EventIdReused(request.event_id)
         if verdict.outcome == "conflict":

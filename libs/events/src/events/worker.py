@@ -2,11 +2,13 @@
 
 import gc
 from collections.abc import Mapping
+from datetime import timedelta
 from uuid import UUID
 
 import asyncpg
 import structlog
 
+from events import retention
 from events.consumer import Handler
 from events.feed import EpochChanged
 from events.operations import (
@@ -17,6 +19,7 @@ from events.operations import (
     RebuildRequest,
     Refused,
     ReplayRequest,
+    RetentionRequest,
     request_of,
 )
 from events.outage import is_outage
@@ -39,9 +42,18 @@ class Operator:
         database_url: the service's own database, as its role.
         store: a `RecordingStore` where the operation may be a dry run.
         handlers: by the consumer's full name.
+        kept: how long rows are kept, by table, where the rules say otherwise.
     """
 
-    def __init__(self, *, database_url: str, store: EventStore, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        *,
+        database_url: str,
+        store: EventStore,
+        handlers: Mapping[str, Handler],
+        kept: Mapping[str, timedelta] | None = None,
+    ) -> None:
+        self._kept = kept or {}
         self._database_url = database_url
         self._store = store
         self._handlers = handlers
@@ -87,6 +99,10 @@ class Operator:
         self, row: asyncpg.Record, progress: Progress, live: asyncpg.Connection, own: asyncpg.Connection
     ) -> dict[str, object]:
         consumer = row["consumer"]
+        request = request_of(row)
+        if isinstance(request, RetentionRequest):
+            rules = retention.rules_of(self._handlers.values())
+            return {"tables": await retention.apply(live, rules, self._kept, dry_run=request.dry_run)}
         if consumer not in self._handlers:
             raise Refused(f"no consumer {consumer}; there are {', '.join(sorted(self._handlers))}")
         handler = self._handlers[consumer]
@@ -94,7 +110,6 @@ class Operator:
             shape = await live.fetchval("SELECT shape FROM consumed WHERE consumer = $1", consumer)
             if shape not in (None, handler.shape):
                 raise Refused("another version of the service is live than the one asked: finish the deploy first")
-        request = request_of(row)
         if request.projections is not None:
             if not isinstance(handler, Projections):
                 raise Refused(f"{consumer} has no read models of its own")

@@ -6,7 +6,7 @@ the app, so applying the log again tells nobody twice.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import asyncpg
@@ -15,6 +15,7 @@ from events.contracts.identity import SessionRevoked
 from events.contracts.registry import contract_of
 from events.envelope import RecordedEvent, derived_id
 from events.outage import is_outage
+from events.retention import Retention
 
 from identity.clients import App
 from identity.tokens import AccessTokens
@@ -34,6 +35,7 @@ class LogoutNotes:
     """Consumer: who must be told."""
 
     types = frozenset({contract_of(SessionRevoked).type})
+    retention = (Retention("logout_note", "next_at", timedelta(days=30)),)
     ddl = """
         CREATE TABLE IF NOT EXISTS logout_note (
             event_id uuid NOT NULL,

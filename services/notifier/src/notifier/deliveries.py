@@ -15,6 +15,7 @@ import msgspec
 from events.contracts import contract_of, identity
 from events.contracts.notification import Channel, NotificationRaised
 from events.envelope import RecordedEvent, derived_id
+from events.retention import Retention
 
 from notifier.preferences import mailed, pushed
 
@@ -81,6 +82,14 @@ class DeliveryLedger:
     repeatable = True
     effects: ClassVar = {"delivery": "messages to customers"}
     kept = ("push_subscription", "webhook_target")
+    retention = (
+        Retention(
+            "delivery",
+            "updated_at",
+            timedelta(days=30),
+            ("status", ("delivered", "failed", "exhausted", "expired", "unknown")),
+        ),
+    )
     ddl = """
         CREATE TABLE IF NOT EXISTS delivery (
             id uuid PRIMARY KEY,

@@ -6,7 +6,7 @@ the signed body); `n` also counts what was asked for besides (tests, resends), a
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 from chassis.topics import topics
 from events.contracts import contract_of, registered, sync
 from events.envelope import RecordedEvent, derived_id
+from events.retention import Retention
 
 from sync_gateway.announcements import Announcements
 from sync_gateway.delivery import NewDelivery, signed_body
@@ -112,6 +113,7 @@ class DeliveryLedger:
     """The consumer's handler: every public event, for each webhook that wants it."""
 
     effects: ClassVar = {"webhook_delivery": "webhooks"}
+    retention = (Retention("webhook_delivery", "settled_at", timedelta(days=30)),)
     kept = ("webhook_endpoint", "webhook_lease", "webhook_attempt")
 
     def __init__(self, announcements: Announcements) -> None:
@@ -395,14 +397,6 @@ class Deliveries:
             owner_id,
             limit,
         )
-
-    async def prune(self, before: datetime) -> int:
-        """Forgets deliveries settled before then; how many."""
-        deleted: int = await self._database.fetchval(
-            "WITH old AS (DELETE FROM webhook_delivery WHERE settled_at < $1 RETURNING 1) SELECT count(*) FROM old",
-            before,
-        )
-        return deleted
 
     async def _with_attempts(self, webhook_id: UUID, rows: "Sequence[asyncpg.Record]") -> list[DeliveryRow]:
         attempts: dict[int, list[Attempt]] = {}

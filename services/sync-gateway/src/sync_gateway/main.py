@@ -1,8 +1,6 @@
 """Wiring only."""
 
-import asyncio
 from collections.abc import Coroutine
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +13,6 @@ from chassis.service import Runtime, run
 from chassis.sockets import Sockets
 from events.decisions import Streams
 from events.envelope import Metadata, new_id
-from events.outage import is_outage
 from events.texts import Texts
 from litestar import Litestar
 
@@ -48,8 +45,6 @@ from sync_gateway.webhooks import Webhook
 
 log = structlog.get_logger(__name__)
 
-DELIVERIES_KEPT = timedelta(days=30)
-PRUNE_EVERY_S = 3600.0
 _SERVICE = Metadata(actor="service:sync-gateway")
 
 
@@ -124,7 +119,6 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
         "sync runs": synchronise(),
         "measures": measures.flush_forever(),
         "prune feed": feed.prune_forever(),
-        "prune deliveries": _prune_forever(deliveries),
     }
     for name, coroutine in background.items():
         runtime.spawn(coroutine, name)
@@ -203,18 +197,6 @@ def _listed(text: str) -> list[str]:
 
 def _delays(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in _listed(text))
-
-
-async def _prune_forever(deliveries: Deliveries) -> None:
-    """Forgets deliveries that were settled long ago. An outage is waited out."""
-    while True:
-        await asyncio.sleep(PRUNE_EVERY_S)
-        try:
-            await deliveries.prune(datetime.now(UTC) - DELIVERIES_KEPT)
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            log.warning("deliveries_not_pruned", error=repr(error))
 
 
 def main() -> None:

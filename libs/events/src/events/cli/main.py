@@ -14,11 +14,14 @@ from events.cli import (
     rebuild,
     replay,
     restored,
+    retention,
+    rewrap,
     show,
     shred,
     stats,
     subscribers,
     tail,
+    trace,
     verify,
 )
 
@@ -42,6 +45,7 @@ events.command("check-archive")(archive.check_archive)
 app.add_typer(events, name="events")
 
 app.command()(lag.lag)
+app.command()(trace.trace)
 
 parked_events = typer.Typer(no_args_is_help=True, help="Events that a consumer could not apply, and those behind them.")
 parked_events.command("list")(parked.list_parked)
@@ -54,6 +58,7 @@ app.add_typer(parked_events, name="parked")
 app.command()(replay.replay)
 app.command()(rebuild.rebuild)
 app.command()(shred.shred)
+app.command()(rewrap.rewrap)
 
 app.command()(consumers.consumers)
 
@@ -70,6 +75,7 @@ outside.command()(subscribers.remove)
 app.add_typer(outside, name="subscribers")
 
 app.command()(restored.restored)
+app.command()(retention.retention)
 
 under_way = typer.Typer(no_args_is_help=True, help="Rebuilds and replays: list, pause, resume, cancel.")
 under_way.command("list")(operations.list_operations)

@@ -2,7 +2,7 @@
 sealed here, as it is in the log, and is opened to be shown."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from events.contracts import contract_of, identity, notification
 from events.contracts.notification import Action, Category, Priority
 from events.envelope import RecordedEvent
 from events.notification_texts import open_text
+from events.retention import Retention
 from events.sealing import SealBroken, SubjectKeys
 
 log = structlog.get_logger(__name__)
@@ -65,6 +66,8 @@ class InboxProjection:
             identity.UserErased,
         )
     )
+    # A year and a day on: a rebuild brings them back until the next hour.
+    retention = (Retention("notification", "created_at", timedelta(days=366)),)
     ddl = """
         CREATE TABLE IF NOT EXISTS notification (
             id uuid PRIMARY KEY,
