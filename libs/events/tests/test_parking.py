@@ -206,7 +206,7 @@ async def test_a_replica_with_stale_knowledge_parks_nothing_behind_what_is_gone(
         async with running_consumer(first):
             await _append(bench, bench.bad, 2)
             await bench.holds(2)
-            await second._prepare()
+            await second.prepare()
             assert second._parking.streams == {bench.bad}
             handler.versions = set()
             assert (await sangam(bench.cell, "parked", "retry", "ledger-transfer", "projections", "--all")).code == 0
