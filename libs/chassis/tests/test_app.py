@@ -71,7 +71,7 @@ async def metadata(request: AnyRequest) -> Metadata:
 
 
 @get("/contained")
-async def contained(caught_up: CaughtUp) -> dict[str, int | None]:
+async def contained(caller: Caller, caught_up: CaughtUp) -> dict[str, int | None]:
     return {"position": caught_up.position}
 
 
@@ -378,13 +378,16 @@ async def test_no_cors_and_no_caching(client: AsyncTestClient[Any]) -> None:
 
 
 async def test_consistency(client: AsyncTestClient[Any]) -> None:
-    assert (await client.get("/contained")).json() == {"position": None}
-    headers = {"X-Consistency-Token": consistency_token(EVENT)}
+    known = {"Authorization": f"Bearer {access_token()}"}
+    assert (await client.get("/contained", headers=known)).json() == {"position": None}
+    headers = known | {"X-Consistency-Token": consistency_token(EVENT)}
     assert (await client.get("/contained", headers=headers)).json() == {"position": 7}
     for token in ("forged", "x" * 500):
-        response = await client.get("/contained", headers={"X-Consistency-Token": token})
+        response = await client.get("/contained", headers=known | {"X-Consistency-Token": token})
         assert response.status_code == 400
-    problem(await client.get("/contained", headers={"X-Consistency-Token": "forged"}), 400, "invalid_consistency_token")
+    forged = await client.get("/contained", headers=known | {"X-Consistency-Token": "forged"})
+    problem(forged, 400, "invalid_consistency_token")
+    problem(await client.get("/contained", headers={"X-Consistency-Token": "forged"}), 401, "unauthenticated")
 
 
 async def test_health_and_readiness(client: AsyncTestClient[Any], host: Host) -> None:
