@@ -13,8 +13,9 @@ from chassis.money import format_amount
 from chassis.problems import invalid_field
 from chassis.tokens import Caller
 from litestar import delete, get
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromQuery, QueryParameter
 from prometheus_client import Counter
 
 from search import fallback
@@ -109,18 +110,18 @@ def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> li
 
     @get("/api/search", summary="Search the caller's own data on both platforms")
     async def search(
-        caller: Caller,
-        caught_up: CaughtUp,
-        q: Annotated[str, Parameter(min_length=1, max_length=QUERY_CHARACTERS_MAX)],
-        platforms: str | None = None,
-        types: str | None = None,
-        from_: Annotated[str | None, Parameter(query="from")] = None,
-        to: str | None = None,
-        min_amount: str | None = None,
-        max_amount: str | None = None,
-        category: str | None = None,
-        limit: Annotated[int, Parameter(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
-        cursor: str | None = None,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        q: Annotated[str, QueryParameter(min_length=1, max_length=QUERY_CHARACTERS_MAX)],
+        platforms: FromQuery[str | None] = None,
+        types: FromQuery[str | None] = None,
+        from_: Annotated[str | None, QueryParameter(name="from")] = None,
+        to: FromQuery[str | None] = None,
+        min_amount: FromQuery[str | None] = None,
+        max_amount: FromQuery[str | None] = None,
+        category: FromQuery[str | None] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
+        cursor: FromQuery[str | None] = None,
     ) -> Answer:
         started = time.perf_counter()
         if not q.strip():
@@ -161,10 +162,10 @@ def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> li
 
     @get("/api/search/suggestions", summary="Completions from the caller's own data")
     async def get_suggestions(
-        caller: Caller,
-        caught_up: CaughtUp,
-        q: Annotated[str, Parameter(max_length=QUERY_CHARACTERS_MAX)] = "",
-        limit: Annotated[int, Parameter(ge=1, le=SUGGESTIONS_MAX)] = SUGGESTIONS_DEFAULT,
+        caller: NamedDependency[Caller],
+        caught_up: NamedDependency[CaughtUp],
+        q: Annotated[str, QueryParameter(max_length=QUERY_CHARACTERS_MAX)] = "",
+        limit: Annotated[int, QueryParameter(ge=1, le=SUGGESTIONS_MAX)] = SUGGESTIONS_DEFAULT,
     ) -> Suggestions:
         text = name_key(q)
         items = [
@@ -187,12 +188,12 @@ def routes(database: asyncpg.Pool, replica: Replica, cursors: CursorCodec) -> li
         return Suggestions(items=items[:limit])
 
     @get("/api/search/recent", summary="The caller's last distinct queries")
-    async def get_recent_searches(caller: Caller) -> RecentQueries:
+    async def get_recent_searches(caller: NamedDependency[Caller]) -> RecentQueries:
         rows = await searches.of(caller.user_id)
         return RecentQueries(items=[RecentQuery(query=row["query"], searched_at=row["searched_at"]) for row in rows])
 
     @delete("/api/search/recent", summary="Forget the caller's queries")
-    async def delete_recent_searches(caller: Caller) -> None:
+    async def delete_recent_searches(caller: NamedDependency[Caller]) -> None:
         await searches.forget(caller.user_id)
 
     async def _answer(
