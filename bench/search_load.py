@@ -30,9 +30,11 @@ import asyncpg
 import msgspec
 import psutil
 import uvicorn
+import uvloop
 from chassis import telemetry
 from chassis.app import create_app
 from chassis.cursors import CursorCodec
+from chassis.service import SERVER_OPTIONS
 from provision import Cell
 from read_side import PUBLISHERS, open_world
 from report import Figure, Line, print_report, quantile
@@ -167,7 +169,7 @@ class Urls(NamedTuple):
 
 
 def _serve(urls: Urls, directory: str, port: int, pipe: Connection, size: Size) -> None:
-    asyncio.run(_serving(urls, Path(directory), port, pipe, size))
+    uvloop.run(_serving(urls, Path(directory), port, pipe, size))
 
 
 async def _serving(urls: Urls, directory: Path, port: int, pipe: Connection, size: Size) -> None:
@@ -186,7 +188,7 @@ async def _serving(urls: Urls, directory: Path, port: int, pipe: Connection, siz
         index = replica.index
         direct = {who: _direct(index, user) for who, user in (("ordinary", UUID(int=77)), ("big", BIG))}
         app: Any = create_app(world, routes(world.db, replica, CursorCodec("of the bench only")), title="bench")
-        server = uvicorn.Server(uvicorn.Config(app, port=port, http="httptools", log_config=None, access_log=False))
+        server = uvicorn.Server(uvicorn.Config(app, port=port, **{**SERVER_OPTIONS, "lifespan": "off"}))
         serving = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.01)
@@ -212,7 +214,7 @@ async def _serving(urls: Urls, directory: Path, port: int, pipe: Connection, siz
 async def _wake(db: asyncpg.Pool, replica: Replica) -> None:
     """Stands for the follower of the log: tells the replica that the read model has moved."""
     while True:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
         replica.wake(await db.fetchval("SELECT position FROM document_applied"))
 
 

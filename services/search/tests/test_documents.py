@@ -14,7 +14,7 @@ from events.envelope import new_id, platform_stream
 from events.notification_texts import seal_text
 from events.projections import Projections, rebuild
 from events.sealing import SubjectKeys
-from search.projections import projections
+from search.projections import PROJECTIONS, projections
 from search_story import AT, BROKER, customer, linked, position, posted, search, trade
 
 if TYPE_CHECKING:
@@ -288,3 +288,16 @@ async def test_filters_in_the_box_are_told(world: Any, client: httpx.AsyncClient
     ]  # fmt: skip
     assert (await search(client, world, user, q="amount>7000 nifty", types="trade"))["total"] == 0
     assert (await search(client, world, user, q="type:position NIFTY", types="trade"))["total"] == 0  # both hold
+
+
+async def test_a_replay_is_refused_for_it_would_not_give_the_same(world: Any, client: httpx.AsyncClient) -> None:
+    user, note = new_id(), raised()
+    read = notification.NotificationRead(notification_id=note.notification_id, read_at=AT)
+    await world.append(f"inbox-{user}", note, read)
+    await world.deliver()
+    assert (await one(client, world, user, q="salary credited"))["state"] == "read"
+    assert not Projections(PROJECTIONS).repeatable
+    again = [event for event in await world.store.read_log(0, 1000) if event.payload == note]
+    async with world.db.acquire() as db:
+        await PROJECTIONS[0].apply(db, again)
+        assert await db.fetchval("SELECT state FROM search_document WHERE user_id = $1", user) == "unread"

@@ -5,17 +5,19 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 from uuid import UUID
 
 import msgspec
 import pytest
-from search.documents import AMOUNT_CURRENCY, Document, money
+from search import engine
+from search.documents import AMOUNT_CURRENCY, Document, DocumentType, money
 from search.engine import IndexDamaged, Origin, SearchIndex
 from search.filters import Filters
+from search.index_schema import SHAPE, own
 from search.results import Place, facets, ranked
 from search.scoring import AMOUNT, Field, Query
 
@@ -85,7 +87,7 @@ def document(dice: random.Random, number: int, title: str | None = None) -> Docu
         subtitle=subtitle,
         amount_minor=minor,
         currency=currency,
-        category=dice.choice(("rent", "salary", "option")),
+        category=dice.choice(("rent", "salary", "option", "odd\x1fone")),
         state=dice.choice(("", "open", "closed")),
         date=AT + timedelta(hours=dice.randrange(2000)),
         target="",
@@ -160,6 +162,30 @@ def test_every_answer_is_what_scoring_each_document_by_hand_gives(index: SearchI
     assert classes == {100, 90, 80, 78, 72, 66, 60, 55, 50, 45}
 
 
+@pytest.mark.parametrize("before", [20, 60])
+def test_pages_do_not_shift_while_more_is_written(index: SearchIndex, before: int) -> None:
+    """Whether the results are read or counted, and when writing makes the one the other."""
+    dice = random.Random(3)
+    for number in range(before):
+        index.put(OWNER, document(dice, number, dice.choice(("NIFTY", "NIFTY CALL", "Bank NIFTY", "NFTY"))))
+    index.commit(1)
+    expected = every(index, OWNER, "nifty")
+    seen, after = [], None
+    while True:
+        found = index.search(OWNER, Query("nifty"), Filters(), after, 6)
+        seen += [(r.scored.score, r.scored.match, r.document.id) for r in found.results]
+        after = found.next_place
+        if after is None:
+            break
+        # The best and the newest there are: above the place where the next page begins.
+        for _ in range(5):
+            newest = document(dice, before + len(seen) * 10 + dice.randrange(10), "NIFTY")
+            index.put(OWNER, msgspec.structs.replace(newest, date=AT + timedelta(days=900)))
+        index.commit(len(seen))
+    assert seen == expected
+    assert found.total > before
+
+
 def test_nothing_of_another_customer_is_in_any_answer(index: SearchIndex) -> None:
     """Results, totals, facets, suggestions: the same as if the other customer were not there."""
     dice = random.Random(7)
@@ -202,6 +228,10 @@ def test_suggestions_are_titles_as_they_are_written(index: SearchIndex) -> None:
     assert [s.title for s in index.suggest(OWNER, "fresh", 5)] == ["Fresh Farms", "Reliance Fresh"]
     assert [s.title for s in index.suggest(OWNER, "लक्ष", 5)] == ["लक्ष्मी स्टोर"]
     assert [s.documents for s in index.suggest(OWNER, "reliance f", 5)] == [2]
+    for type_ in get_args(DocumentType):
+        index.remove(OWNER, type_, "D0")
+    index.commit(3)
+    assert [s.documents for s in index.suggest(OWNER, "reliance f", 5)] == [1]
 
 
 def test_what_is_erased_is_gone_from_answers_and_words(index: SearchIndex) -> None:
@@ -216,6 +246,76 @@ def test_what_is_erased_is_gone_from_answers_and_words(index: SearchIndex) -> No
     assert len(every(index, OTHER, "zebra")) == 1
 
 
+class Counted:
+    """A searcher that counts how often a customer's words are read from the files."""
+
+    def __init__(self, index: SearchIndex) -> None:
+        self.index = index._index
+        self.reads: list[str] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def searcher(self) -> "Counted":
+        self._searcher = self.index.searcher()
+        return self
+
+    def terms_with_prefix(self, field: str, start: str, **more: Any) -> Any:
+        if field == "letters":
+            self.reads.append(start)
+        found = self._searcher.terms_with_prefix(field, start, **more)
+        self.meanwhile()
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.index if hasattr(self.index, name) else self._searcher, name)
+
+
+def test_words_are_kept_at_hand_until_their_customer_writes(
+    index: SearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "VOCABULARIES_MAX", 2)
+    dice, users = random.Random(1), [UUID(int=number) for number in range(1, 5)]
+    for user in users:
+        index.put(user, document(dice, 1, "Zebra"))
+    index.commit(1)
+    counted = Counted(index)
+    index._index = cast(Any, counted)
+
+    def reads(user: UUID, query: str = "zebar") -> int:
+        counted.reads.clear()
+        assert len(every(index, user, query)) == 1
+        assert set(counted.reads) <= {own(user, "")}
+        return len(counted.reads)
+
+    assert [reads(users[0]), reads(users[0]), reads(users[0], "ebra")] == [1, 0, 0]
+    every(index, users[3], "50001")  # a number is never misspelt: no word can be meant
+    assert counted.reads == []
+    # Somebody else's writing changes nothing; one's own is seen at once.
+    index.put(users[1], document(dice, 2, "Quagga"))
+    index.commit(2)
+    assert reads(users[0]) == 0
+    index.put(users[0], document(dice, 2, "Quagga"))
+    index.commit(3)
+    assert [reads(users[0], "quabga"), reads(users[0], "quabga")] == [1, 0]
+    # The ones not asked for the longest time make room.
+    assert [reads(users[n]) for n in (2, 3, 2, 0, 2, 3)] == [1, 1, 0, 1, 0, 1]
+
+
+def test_words_read_before_a_commit_are_not_kept_after_it(index: SearchIndex) -> None:
+    index.put(OWNER, document(random.Random(1), 1, "Zebra"))
+    index.commit(1)
+    counted = Counted(index)
+    index._index = cast(Any, counted)
+
+    def written_meanwhile() -> None:
+        counted.meanwhile = lambda: None
+        index.put(OWNER, document(random.Random(1), 2, "Quagga"))
+        index.commit(2)
+
+    counted.meanwhile = written_meanwhile
+    every(index, OWNER, "quabga")
+    assert len(every(index, OWNER, "quabga")) == 1
+
+
 def test_an_index_is_opened_at_its_last_commit(tmp_path: Path) -> None:
     index = SearchIndex.create(tmp_path / "index", ORIGIN)
     index.put(OWNER, document(random.Random(1), 1, "Zebra"))
@@ -225,6 +325,13 @@ def test_an_index_is_opened_at_its_last_commit(tmp_path: Path) -> None:
     opened = SearchIndex.open(tmp_path / "index")
     assert (opened.position, opened.origin, opened.documents) == (41, ORIGIN, 1)
     opened.close()
+
+
+def test_an_index_of_another_shape_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SearchIndex.create(tmp_path / "index", ORIGIN).close()
+    monkeypatch.setattr(engine, "SHAPE", SHAPE + 1)
+    with pytest.raises(IndexDamaged, match="shape"):
+        SearchIndex.open(tmp_path / "index")
 
 
 def test_damage_is_noticed_wherever_it_is(tmp_path: Path) -> None:

@@ -161,8 +161,10 @@ async def test_pages_do_not_shift(world: Any, client: httpx.AsyncClient) -> None
         await world.append(f"ledger-{user}", posted(savings, 1, at=AT + timedelta(days=1)))
         await world.deliver()
     assert seen == every
-    response = await client.get(f"/api/search?q=other&{urlencode(cursor)}", headers=world.bearer(user))
-    assert response.json()["code"] == "invalid_cursor"
+    # A cursor is good for its query, its filters and its customer.
+    for who, query in ((user, "q=other"), (user, "q=acme&types=transaction"), (new_id(), "q=acme")):
+        response = await client.get(f"/api/search?{query}&limit=4&{urlencode(cursor)}", headers=world.bearer(who))
+        assert (response.status_code, response.json()["code"]) == (400, "invalid_cursor")
 
 
 @pytest.mark.parametrize("client", ["postgresql"], indirect=True)

@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
@@ -28,16 +29,16 @@ from tantivy import Occur, Order
 from search.documents import Document, DocumentType
 from search.filters import Filters
 from search.folding import has_digit
-from search.index_schema import SHAPE, build_schema, document_in, indexed, key_of, own, title_in
-from search.results import Facets, Place, Result, scored_of
+from search.index_schema import SHAPE, build_schema, document_in, indexed, key_of, kind_in, own, title_in
+from search.results import Facets, Place, Result, facets, facets_of, page, ranked, scored_of
 from search.scoring import (
     BEGINS,
     BEGINS_WITH_WORDS,
     EXACT,
+    INSIDE_LETTERS_MIN,
     Level,
     Query,
     Scored,
-    inside,
     match_of,
     typos_allowed,
 )
@@ -49,7 +50,9 @@ VOCABULARIES_MAX = 512
 
 _EXPANSIONS_MAX = 1_000
 """Words of the caller's that one word of a query may stand for, in one step."""
-_FACET_VALUES_MAX = 100
+_FEW = 32
+"""Up to so many results are all read and scored."""
+_KINDS_MAX = 5_000
 _META = "\x00position"
 _FOOTER = struct.Struct("<II")
 _FOOTER_MAGIC = 1337
@@ -244,28 +247,33 @@ class SearchIndex:
         steps = self._steps(searcher, generation, user_id, query)
         if not steps:
             return Found([], None, 0, Facets(type={}, platform={}, category={}, state={}), position)
-        every = _and([*restriction, _or([step for _, step in steps])])
-        found_facets = self._facets(searcher, every)
-        total = sum(found_facets.type.values())
+        # The last step holds the ones before it.
+        every = _and([*restriction, steps[-1][1]])
+        few = searcher.search(every, _FEW + 1, count=False, order_by_field="rank", order=Order.Desc).hits
+        if len(few) <= _FEW:
+            # Cheaper than to count and to go step by step, and nearly every answer.
+            results = ranked(query, [document_in(searcher.doc(address)) for _, address in few])
+            shown, next_place = page(results, after, limit)
+            return Found(shown, next_place, len(results), facets(results), position)
+        total, found_facets = self._facets(searcher, every)
         hits: list[tuple[Place, Any]] = []
-        if total:
-            for number, (points, step) in enumerate(steps):
-                if after is not None and points > after.score:
-                    continue
-                clauses = [(Occur.Must, clause) for clause in (*restriction, step)]
-                clauses += [(Occur.MustNot, better) for better in _better(steps, number)]
-                if after is not None and points == after.score:
-                    clauses.append((Occur.Must, self._range("rank", None, after.rank - 1, tantivy.FieldType.Unsigned)))
-                page = searcher.search(
-                    tantivy.Query.boolean_query(clauses),
-                    limit + 1 - len(hits),
-                    count=False,
-                    order_by_field="rank",
-                    order=Order.Desc,
-                )
-                hits += [(Place(points, rank), address) for rank, address in page.hits]
-                if len(hits) > limit or (after is None and len(hits) == total):
-                    break
+        for number, (points, step) in enumerate(steps):
+            if after is not None and points > after.score:
+                continue
+            clauses = [(Occur.Must, clause) for clause in (*restriction, step)]
+            clauses += [(Occur.MustNot, better) for better in _better(steps, number)]
+            if after is not None and points == after.score:
+                clauses.append((Occur.Must, self._range("rank", None, after.rank - 1, tantivy.FieldType.Unsigned)))
+            found = searcher.search(
+                tantivy.Query.boolean_query(clauses),
+                limit + 1 - len(hits),
+                count=False,
+                order_by_field="rank",
+                order=Order.Desc,
+            )
+            hits += [(Place(points, rank), address) for rank, address in found.hits]
+            if len(hits) > limit or (after is None and len(hits) == total):
+                break
         results = [self._result(searcher, query, *hit) for hit in hits[:limit]]
         return Found(results, results[-1].place if len(hits) > limit else None, total, found_facets, position)
 
@@ -273,7 +281,7 @@ class SearchIndex:
     def suggest(self, user_id: UUID, text: str, limit: int) -> list[Suggestion]:
         """Titles of the customer's own documents in which a word begins the text, the most frequent first."""
         searcher = self._index.searcher()
-        mine = tantivy.Query.term_query(self._schema, "user", user_id.hex)
+        mine = tantivy.Query.term_query(self._schema, "user", user_id.hex)  # so that what is deleted is not counted
         terms = searcher.terms_with_prefix("title", own(user_id, text), filter_query=mine, limit=200)
         counts: dict[str, int] = {}
         for term, count in terms:
@@ -282,8 +290,7 @@ class SearchIndex:
         suggestions = []
         # A word inside of a title counts less than one it begins with.
         for title, count in sorted(counts.items(), key=lambda one: (not one[0].startswith(text), -one[1], one[0])):
-            named = _and([mine, tantivy.Query.term_query(self._schema, "name", own(user_id, title))])
-            hits = searcher.search(named, 1, count=False, order_by_field="rank").hits
+            hits = searcher.search(self._term("name", user_id, title), 1, count=False, order_by_field="rank").hits
             if hits:
                 document = document_in(searcher.doc(hits[0][1]))
                 suggestions.append(Suggestion(document.title, document.type, count))
@@ -299,15 +306,11 @@ class SearchIndex:
             scored = Scored(match=match_of(place.score), score=place.score, highlights=highlights)
         return Result(place, document, scored)
 
-    def _facets(self, searcher: tantivy.Searcher, every: tantivy.Query) -> Facets:
-        wanted = {
-            name: {"terms": {"field": name, "size": _FACET_VALUES_MAX}}
-            for name in ("type", "platform", "category", "state")
-        }
-        counted = searcher.aggregate(every, wanted)
-        return Facets(
-            **{name: {bucket["key"]: bucket["doc_count"] for bucket in counted[name]["buckets"]} for name in wanted}
-        )
+    def _facets(self, searcher: tantivy.Searcher, every: tantivy.Query) -> tuple[int, Facets]:
+        """How many there are, and how many of each kind."""
+        counted = searcher.aggregate(every, {"kinds": {"terms": {"field": "kind", "size": _KINDS_MAX}}})["kinds"]
+        kinds = {kind_in(bucket["key"]): int(bucket["doc_count"]) for bucket in counted["buckets"]}
+        return sum(kinds.values()) + int(counted["sum_other_doc_count"]), facets_of(kinds)
 
     # --- From a query to terms ------------------------------------------------------------------------
 
@@ -378,7 +381,9 @@ class SearchIndex:
         if key is not None:
             found[Level.SOUNDS] = self._term("sound", user_id, key)
         vocabulary = self._vocabulary(searcher, generation, user_id)
-        if containing := [other for other in vocabulary if inside(word, other)]:
+        # As `scoring.inside` has it for words without digits, without a call for each.
+        containing = [other for other in vocabulary if word in other] if len(word) >= INSIDE_LETTERS_MIN else []
+        if containing:
             found[Level.INSIDE] = self._any_of("letters", user_id, containing)
         if allowed := typos_allowed(word):
             typos: dict[int, list[str]] = {1: [], 2: []}
@@ -396,6 +401,8 @@ class SearchIndex:
         """The customer's words without digits, in any of their documents."""
         known = self._vocabularies.get(user_id)
         if known is not None:
+            with suppress(KeyError):  # a commit has just dropped it
+                self._vocabularies.move_to_end(user_id)
             return known
         start = own(user_id, "")
         known = [term[len(start) :] for term, _ in searcher.terms_with_prefix("letters", start)]

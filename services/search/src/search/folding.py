@@ -83,7 +83,9 @@ def words(text: str) -> tuple[str, ...]:
 
 def has_digit(word: str) -> bool:
     """Whether a digit of any script is in it. Such a word is an amount, a date, a reference: never misspelt."""
-    return any(character.isnumeric() for character in word)
+    if word.isascii() and word.isalpha():
+        return False  # nearly all words, and five times as fast
+    return any(map(str.isnumeric, word))
 
 
 def is_number(word: str) -> bool:

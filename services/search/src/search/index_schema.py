@@ -4,7 +4,6 @@ Every term of a text begins with its customer's id. So the terms that a query's 
 looked for among are the caller's own, and neither what is found nor how long it takes depends on other customers.
 """
 
-from collections.abc import Iterable
 from uuid import UUID
 
 import msgspec
@@ -12,11 +11,11 @@ import tantivy
 
 from search.documents import Document
 from search.folding import has_digit, words
-from search.results import rank_of
-from search.scoring import AMOUNT, name_key
+from search.results import Kind, kind_of, rank_of
+from search.scoring import AMOUNT
 from search.sounds import sound
 
-SHAPE = 1
+SHAPE = 2
 """Of the terms below. With another one an index is built anew: raise it with every change to what a document's terms
 are, be it here, in `folding.py` or in `sounds.py`."""
 
@@ -25,7 +24,6 @@ SEPARATOR = "\x1f"
 _TITLE_END = "\x1e"
 
 _TERMS_CHARACTERS_MAX = 256
-_FACETS = ("type", "platform", "category", "state")
 
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Document)
@@ -34,10 +32,11 @@ _decoder = msgspec.json.Decoder(Document)
 def build_schema() -> tantivy.Schema:
     """The schema of an index; always the same."""
     builder = tantivy.SchemaBuilder()
-    for name in ("key", "user", "name", "title", "name_word", "word", "letters", "sound"):
+    terms = ("key", "user", "name", "title", "name_word", "word", "letters", "sound")
+    for name in (*terms, "type", "platform", "category", "state"):
         builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
-    for name in _FACETS:
-        builder.add_text_field(name, tokenizer_name="raw", index_option="basic", fast=True)
+    # All that facets count in one value: one thing to count instead of four.
+    builder.add_text_field("kind", tokenizer_name="raw", index_option="basic", fast=True)
     builder.add_integer_field("paise", indexed=True, fast=True)
     builder.add_integer_field("date_us", indexed=True, fast=True)
     builder.add_unsigned_field("rank", indexed=True, fast=True)
@@ -66,27 +65,46 @@ def indexed(user_id: UUID, document: Document) -> tantivy.Document:
     entry.add_text("category", document.category)
     if document.state:
         entry.add_text("state", document.state)
+    entry.add_text("kind", SEPARATOR.join(kind_of(document)))
     if document.paise is not None:
         entry.add_integer("paise", document.paise)
     entry.add_integer("date_us", int(document.date.timestamp() * 1_000_000))
     entry.add_unsigned("rank", rank_of(document))
     entry.add_bytes("body", _encode(document))
-    texts = [field for field in document.fields if field.name != AMOUNT]
-    names = {key for field in texts if field.is_name and (key := name_key(field.value))}
-    every = {word for field in texts for word in words(field.value)}
+    names, name_words, every = set[str](), set[str](), set[str]()
+    for field in document.fields:
+        if field.name == AMOUNT:
+            continue
+        own_words = words(field.value)
+        every.update(own_words)
+        if field.is_name and own_words:
+            names.add(" ".join(own_words))
+            name_words.update(own_words)
     letters = {word for word in every if not has_digit(word)}
-    _add(entry, "name", user_id, names)
-    _add(entry, "title", user_id, _title_terms(document.title))
-    _add(entry, "name_word", user_id, {word for field in texts if field.is_name for word in words(field.value)})
-    _add(entry, "word", user_id, every)
-    _add(entry, "letters", user_id, letters)
-    _add(entry, "sound", user_id, {heard for word in letters if (heard := sound(word))})
+    start = own(user_id, "")
+    for name, terms in (
+        ("name", names),
+        ("title", _title_terms(document.title)),
+        ("name_word", name_words),
+        ("word", every),
+        ("letters", letters),
+        ("sound", {heard for word in letters if (heard := sound(word))}),
+    ):
+        for term in terms:
+            entry.add_text(name, start + term[:_TERMS_CHARACTERS_MAX])
     return entry
 
 
 def document_in(entry: tantivy.Document) -> Document:
     """The document that was indexed."""
     return _decoder.decode(bytes(entry.get_first("body")))  # type: ignore[arg-type]
+
+
+def kind_in(term: str) -> Kind:
+    """The kind that a term of the field `kind` stands for. Only a category may hold anything."""
+    type_, platform, rest = term.split(SEPARATOR, 2)
+    category, _, state = rest.rpartition(SEPARATOR)
+    return Kind(type_, platform, category, state)
 
 
 def title_in(term: str) -> str:
@@ -98,8 +116,3 @@ def _title_terms(title: str) -> set[str]:
     """The title from each of its words on, for suggestions; each leads to the whole."""
     every = words(title)
     return {f"{' '.join(every[start:])}{_TITLE_END}{' '.join(every)}" for start in range(min(len(every), 8))}
-
-
-def _add(entry: tantivy.Document, field: str, user_id: UUID, terms: Iterable[str]) -> None:
-    for term in terms:
-        entry.add_text(field, own(user_id, term[:_TERMS_CHARACTERS_MAX]))

@@ -6,7 +6,7 @@ does not shift a page.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from zlib import crc32
@@ -17,6 +17,7 @@ from search.documents import Document, DocumentType
 from search.scoring import EXACT, Query, Scored, match_of, score
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FACET_VALUES_MAX = 100
 _MS_BITS, _TYPE_BITS, _ID_BITS = 42, 3, 19
 _TYPES_RANKED: tuple[DocumentType, ...] = (
     "position",
@@ -41,6 +42,15 @@ class Result(NamedTuple):
     place: Place
     document: Document
     scored: Scored
+
+
+class Kind(NamedTuple):
+    """What facets count of a document; empty where it has none."""
+
+    type: str
+    platform: str
+    category: str
+    state: str
 
 
 class Facets(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,12 +96,26 @@ def page(results: Sequence[Result], after: Place | None, limit: int) -> tuple[li
     return shown, shown[-1].place if len(rest) > limit else None
 
 
+def kind_of(document: Document) -> Kind:
+    """What facets count of the document."""
+    return Kind(document.type, document.platform or "", document.category, document.state)
+
+
 def facets(results: Sequence[Result]) -> Facets:
-    """Counts over all results, the most frequent first."""
-    documents = [result.document for result in results]
+    """Counts over all results."""
+    return facets_of(Counter(kind_of(result.document) for result in results))
+
+
+def facets_of(kinds: Mapping[Kind, int]) -> Facets:
+    """Counts of each value, the most frequent first."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in Kind._fields}
+    for kind, count in kinds.items():
+        for name, value in zip(Kind._fields, kind, strict=True):
+            if value:
+                counts[name][value] += count
     return Facets(
-        type=dict(Counter(document.type for document in documents).most_common()),
-        platform=dict(Counter(document.platform for document in documents if document.platform).most_common()),
-        category=dict(Counter(document.category for document in documents).most_common()),
-        state=dict(Counter(document.state for document in documents if document.state).most_common()),
+        **{
+            name: dict(sorted(values.items(), key=lambda one: (-one[1], one[0]))[:_FACET_VALUES_MAX])
+            for name, values in counts.items()
+        }
     )

@@ -95,6 +95,9 @@ class DocumentProjection:
     """The read model behind `/api/search`."""
 
     name = "document"
+    repeatable = False
+    """What an event does depends on what is so when it comes: whose link a platform's item belongs to, which
+    notifications are unread (docs/decisions/0057)."""
     types = _OWN_STREAM | _ITEMS_AND_LINKS
     _own_ddl = """
         CREATE TABLE IF NOT EXISTS account_name (
