@@ -34,7 +34,7 @@ import uvloop
 from chassis import telemetry
 from chassis.app import create_app
 from chassis.cursors import CursorCodec
-from chassis.service import SERVER_OPTIONS
+from chassis.server import SERVER_OPTIONS
 from provision import Cell
 from read_side import PUBLISHERS, open_world
 from report import Figure, Line, print_report, quantile
