@@ -2,6 +2,7 @@
 without an argument the program tells what is stale.
 
 - `base/edge/nginx.conf` from `ROUTES` and the limits of deploy/local/nginx.py; docker-compose.yml mounts it as well.
+- `components/monitoring/rules.yaml`, a PrometheusRule, from deploy/telemetry/rules.yaml.
 """
 
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "local"))
 
+import yaml
 from nginx import configuration
 from rabbitmq import SERVICES
 
@@ -28,10 +30,26 @@ def nginx_conf() -> str:
     )
 
 
+def prometheus_rule(rules: Path) -> str:
+    """The alerts and recorded series as a resource of the Prometheus operator."""
+    return _HEADER + yaml.safe_dump(
+        {
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "PrometheusRule",
+            "metadata": {"name": "sangam"},
+            "spec": {"groups": yaml.safe_load(rules.read_text())["groups"]},
+        },
+        sort_keys=False,
+        allow_unicode=True,
+        width=120,
+    )
+
+
 def generated() -> dict[Path, str]:
     """Content by path."""
     return {
         HERE / "base" / "edge" / "nginx.conf": nginx_conf(),
+        HERE / "components" / "monitoring" / "rules.yaml": prometheus_rule(HERE.parent / "telemetry" / "rules.yaml"),
     }
 
 
