@@ -11,8 +11,9 @@ from events.contracts.wealth import HealthChanged, InsightCleared, InsightRaised
 from events.decisions import Streams
 from events.envelope import new_id
 from events.store import EventStore
-from life_log import a_life, life_log, life_user
+from life_log import Log, a_life, life_log, life_user
 from test_against_the_log import NOW, fill
+from test_net_worth_route import opened
 from wealth.assessing import Assessor, Changes
 from wealth.desk import Desk
 from wealth.insights import Insight, Thresholds
@@ -135,7 +136,13 @@ async def test_a_customer_nobody_can_compute_does_not_stop_the_others(
 
 
 async def test_who_is_not_linked_is_told_nothing(scene: Scene) -> None:
-    await scene.assessor.assess(new_id())
+    """Even of an account that the ledger opened before the link came by: of it too their figures say nothing yet."""
+    user = new_id()
+    log = Log()
+    events = [log.record(f"ledger-{user}", opened(new_id(), "savings", 9_00_000_00), user)]
+    async with scene.world.db.acquire() as connection:
+        await fill(connection, events)
+    await scene.assessor.assess(user)
     await scene.world.sequence()
     assert await scene.world.store.read_log(0, 10) == []
 

@@ -193,9 +193,10 @@ async def test_who_was_looked_at_longest_ago_is_let_go(world: Any, monkeypatch: 
     desk = Desk(world.db, Thresholds())
     users = [new_id() for _ in range(3)]
     looks = [(await desk.look(user)).computed for user in users]
-    assert (await desk.look(users[2])).computed is looks[2]
     assert (await desk.look(users[1])).computed is looks[1]
     assert (await desk.look(users[0])).computed is not looks[0]
+    assert (await desk.look(users[1])).computed is looks[1], "it was looked at after the other one"
+    assert (await desk.look(users[2])).computed is not looks[2]
 
 
 async def test_what_was_posted_and_what_was_stated_flow_together(world: Any, october: Client) -> None:

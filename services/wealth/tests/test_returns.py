@@ -1,12 +1,13 @@
 """Known answers of the formulas, and what must hold of any returns."""
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wealth.ledger_lines import EPOCH_DAY
+from wealth.ledger_lines import EPOCH_DAY, Statement, stated_flow
 from wealth.performance import PERIODS, category_performance, history, performance
 from wealth.picture import ItemDays
 from wealth.returns import drawdown_max, link, modified_dietz, time_weighted, xirr
@@ -170,3 +171,12 @@ def test_days_are_days_in_india() -> None:
 
     assert local_day(datetime(2026, 3, 31, 18, 30, tzinfo=UTC)) == date(2026, 4, 1)
     assert local_day(datetime(2026, 3, 31, 18, 30, tzinfo=UTC) - timedelta(seconds=1)) == date(2026, 3, 31)
+
+
+def test_a_flow_beyond_what_anybody_holds_is_refused() -> None:
+    """Units of next to nothing, redeemed at a NAV in millions: each value is a customer's, the flow is not."""
+    at = datetime(2026, 2, 12, tzinfo=UTC)
+    before = Statement(at, 1, UUID(int=1), "banking.fund.changed", 100_00, "100000000", "0.000001", 100_00)
+    now = Statement(at, 2, UUID(int=2), "banking.fund.changed", 10**14, "1", "1000000000000", 100_00)
+    with pytest.raises(ValueError, match="beyond"):
+        stated_flow("fund", before, now, False)

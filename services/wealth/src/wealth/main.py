@@ -26,9 +26,9 @@ async def wire(runtime: Runtime[WealthSettings]) -> Litestar:
     desk = Desk(runtime.database, settings.thresholds(), executor=executor)
     runtime.consume("assessments", Changes(desk, settings.assess_after_s))
     streams = Streams(runtime.store, "wealth", WealthState(), evolve)
-    http = aiohttp.ClientSession()
-    prose = None
-    if settings.prose_url is not None:
+    http, prose = None, None
+    if settings.prose_url is not None and not runtime.operating:  # a worker words nothing, and nobody would close it
+        http = aiohttp.ClientSession()
         prose = OpenAiProse(
             http, settings.prose_url, settings.prose_model, settings.prose_key, timeout_s=settings.prose_timeout_s
         )
@@ -39,7 +39,8 @@ async def wire(runtime: Runtime[WealthSettings]) -> Litestar:
         runtime.spawn(assessor.run(), "assessor")
 
     async def close() -> None:
-        await http.close()
+        if http is not None:
+            await http.close()
         executor.shutdown(wait=False)
 
     app.on_startup.append(begin)  # its tables are there by then
