@@ -394,9 +394,10 @@ class Backbone(RuleBasedStateMachine):
     @rule(stream=st.integers(0, STREAMS - 1), count=st.integers(1, 5))
     def lose_a_few_in_between(self, stream: int, count: int) -> None:
         """What is published now never reaches the queue, what comes after it does."""
+        self.settle()  # so that the consumer is there, and does not look into the log by itself
         self._do(self._with_queue("unbind"))
         self.append(0, stream, count)
-        self._do(asyncio.sleep(0.1))
+        self._do(asyncio.sleep(0.2))
         self._do(self._with_queue("bind"))
         self.append(1, stream, count)
 
