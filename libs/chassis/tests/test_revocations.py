@@ -56,7 +56,8 @@ class Host:
 
 @post("/pay", opt=MOVES_MONEY, status_code=200)
 async def pay(caller: Caller, step_up: StepUp | None) -> dict[str, Any]:
-    return {"user": caller.user_id, "covered": step_up is not None and step_up.covers(50_000_00, "INR", None)}
+    given = step_up and (step_up.amount_minor, step_up.currency, step_up.to_account_id)
+    return {"user": caller.user_id, "covered": given == (50_000_00, "INR", None)}
 
 
 @post("/look", status_code=200)

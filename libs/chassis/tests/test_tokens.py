@@ -299,6 +299,18 @@ async def test_retired_key_ends_its_tokens_cached_or_not(
     await refused(verifier, other)
 
 
+async def test_a_key_said_to_be_retired_is_gone_though_the_table_still_has_it(
+    table: KeyTable, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chassis.tokens._KEYS_RELOAD_GAP_S", 0.0)
+    keys = VerificationKeyCache(table.load)
+    verifier = TokenVerifier(ISSUER, keys, clock=clock)
+    token = signed(claims_at(clock.now))
+    await verifier.verify(token)
+    keys.retire("k1")
+    await refused(verifier, token)  # which reads the table again
+
+
 async def test_new_key_is_found_at_once(verifier: TokenVerifier, clock: Clock, table: KeyTable) -> None:
     table.active["k2"] = jwk_of(OTHER_KEY)
     await verifier.verify(signed(claims_at(clock.now), key=OTHER_KEY, kid="k2"))

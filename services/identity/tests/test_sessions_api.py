@@ -118,6 +118,7 @@ async def test_sync_session_brings_both_platforms_to_one_state(client: "Client",
 async def test_exchange_narrows_and_records(client: "Client", sign_up: SignUp, store: EventStore) -> None:
     person = await sign_up(client)
     token = person.login["access_token"]
+    await asyncio.sleep(1.1)  # times are in whole seconds: a token of its own time would now end later
     answer = await person.post(
         "/api/auth/exchange-token",
         {**EXCHANGE, "subject_token": token, "audience": "vyomo", "scope": "wealth:read accounts:read"},

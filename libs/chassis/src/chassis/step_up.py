@@ -47,10 +47,6 @@ class StepUp(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     to_account_id: UUID | None
 
-    def covers(self, amount_minor: int, currency: str, to_account_id: UUID | None) -> bool:
-        """Whether it was given for exactly this."""
-        return (self.amount_minor, self.currency, self.to_account_id) == (amount_minor, currency, to_account_id)
-
 
 _header_decoder = msgspec.json.Decoder(_Header)
 _claims_decoder = msgspec.json.Decoder(StepUp)
