@@ -5,6 +5,7 @@ from functools import reduce
 from uuid import uuid4
 
 import pytest
+from events.contracts.identity import CodePurpose
 from identity import codes
 from identity.users import User, evolve
 
@@ -41,7 +42,7 @@ def test_a_code_is_good_once_however_it_is_typed() -> None:
     ],
     ids=["another purpose", "another code", "too late"],
 )
-def test_a_code_is_not_good_for(purpose: codes.CodePurpose, typed: str, after: timedelta) -> None:
+def test_a_code_is_not_good_for(purpose: CodePurpose, typed: str, after: timedelta) -> None:
     with pytest.raises(codes.InvalidCode):
         codes.use(with_code("ABCDEFGH2345"), [purpose], codes.code_hash(KEY, USER, typed), NOW + after)
 
