@@ -207,6 +207,7 @@ async def test_a_replica_with_stale_knowledge_parks_nothing_behind_what_is_gone(
             await _append(bench, bench.bad, 2)
             await bench.holds(2)
             await second.prepare()
+            await second._reload()
             assert second._parking.streams == {bench.bad}
             handler.versions = set()
             assert (await sangam(bench.cell, "parked", "retry", "ledger-transfer", "projections", "--all")).code == 0
