@@ -205,7 +205,8 @@ def main(arguments: Sequence[str]) -> int:
         f"{result.items:,} items of {options.customers} customers, {result.new:,} of them new,"
         f" told at {result.items / max(result.told_s, 0.001):,.0f} a second\n"
         f"taken by Sangam after {result.taken_s:.1f} s, on everybody's screen after {result.visible_s:.1f} s;"
-        f" balances right for [bold]{result.customers_right} of {linked}[/] linked customers"
+        f" balances right for [bold]{result.customers_right} of {linked}[/] linked customers",
+        soft_wrap=True,
     )
     return 0 if result.customers_right == linked else 1
 
