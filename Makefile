@@ -82,6 +82,10 @@ load: up ## Drive the running stack with months of life (CUSTOMERS=20 RATE=200 M
 rolling: $(SYNCED) ## Restart every replica of every service under load, on a stack of its own; prints the failed requests.
 	@$(PYTHON) deploy/local/rolling.py $(if $(RATE),--rate $(RATE))
 
+.PHONY: guards
+guards: $(SYNCED) ## Take guards out one by one and see a test fail (only=openid; minutes for all).
+	@$(PYTHON) tests/guards.py $(only)
+
 .PHONY: fmt
 fmt: $(SYNCED) ## Format, and fix what the linter can fix.
 	.venv/bin/ruff format .
