@@ -112,8 +112,8 @@ GUARDS = (
     Guard(
         "step-up: another amount or payee",
         "services/ledger-transfer/src/ledger_transfer/transfers.py",
-        "if (step_up.amount_minor, step_up.currency, step_up.to_account_id) != (amount_minor, currency, to_account_id):",
-        "if False:",
+        "(step_up.amount_minor, step_up.currency, step_up.to_account_id) != (amount_minor, currency, to_account_id)",
+        "False",
         ("services/ledger-transfer/tests/test_transfers.py",),
     ),
     Guard(
