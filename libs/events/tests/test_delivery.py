@@ -109,6 +109,7 @@ async def test_a_deleted_queue_and_lost_messages_heal(bench: Bench) -> None:
 
         await bench.append(10)
         await bench.sees(10)
+        await eventually(listens)  # else there is no queue yet
         await channel.queue_delete("ledger_transfer.projections")
         await bench.append(10)
         await bench.sees(20)
