@@ -10,7 +10,7 @@ import aiormq
 import asyncpg
 from append import event
 from events import pg, wire
-from events.consumer import Consumer
+from events.consumer import DDL, Consumer
 from events.envelope import RecordedEvent, new_id
 from events.feed import WORK_QUEUE_ARGUMENTS
 from events.projections import Projections
@@ -181,10 +181,7 @@ async def measure(cell: "Cell") -> list[Line]:
         await queue.purge()
         relay["ours"].append(EVENTS / await _our_relay(cell, before, after))
         # What the relay has put into the queue is now consumed; nothing comes from the log.
-        await database.execute(
-            "CREATE TABLE IF NOT EXISTS consumed (consumer text PRIMARY KEY, position bigint NOT NULL DEFAULT 0,"
-            " epoch uuid)"
-        )
+        await database.execute(DDL)
         await database.execute(
             "INSERT INTO consumed (consumer, position) VALUES ($1, $2) ON CONFLICT (consumer)"
             " DO UPDATE SET position = excluded.position",
