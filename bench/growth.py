@@ -65,7 +65,7 @@ async def measure(cell: "Cell") -> list[Line]:
     admin = await asyncpg.connect(cell.admin_url())
     await admin.execute("VACUUM")
     on_disk: int = await admin.fetchval(
-        "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+        "SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
         " WHERE nspname = 'store' AND relkind = 'r'"
     )
     await admin.close()
