@@ -82,7 +82,7 @@ async def _raw(cell: "Cell", tables: dict[str, list[tuple[Any, ...]]], up_to: in
         await writer.execute(f"CREATE TEMP TABLE raw_{table} (LIKE {table} INCLUDING ALL)")
     started_s = time.perf_counter()
     for after in range(0, up_to, _READ):
-        await reader.fetch("SELECT * FROM store.read_log($1, $2)", after, _READ)
+        await reader.fetch("SELECT * FROM store.read_types($1, $2, NULL)", after, after + _READ)
         for table, rows in tables.items():
             first, last = (len(rows) * min(edge, up_to) // up_to for edge in (after, after + _READ))
             await writer.copy_records_to_table(f"raw_{table}", records=rows[first:last])
