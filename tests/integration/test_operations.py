@@ -45,7 +45,7 @@ async def test_every_services_read_models_are_rebuilt_as_they_are(sangam: "Stack
         services = ("ledger_transfer", "wealth", "notifier", "search", "sync_gateway")
         outcomes = await asyncio.gather(*(run(sangam, "rebuild", service, "all", "--diff") for service in services))
         for service, (code, outcome) in zip(services, outcomes, strict=True):
-            assert code == 0, (service, outcome)
+            assert code == 0, (service, json.dumps(outcome))
             assert outcome["applied"] > 0, service
         code, outcome = await run(sangam, "rebuild", "ledger_transfer", "all", "--promote")
         assert code == 0, outcome

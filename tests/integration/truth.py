@@ -41,7 +41,7 @@ class _WaitingItems:
         await self._items.resolve(db, events)
 
 
-_KEPT_BY_CONSUMERS = frozenset({"consumed", "operation", "generation", "parked", "skipped", "past_link"})
+_KEPT_BY_CONSUMERS = frozenset({"consumed", "operation", "generation", "parked", "skipped", "table_shape", "past_link"})
 """Tables that are about consumers, or that only a reaction keeps, with what it appends."""
 
 READ_MODELS: dict[str, Sequence[Projection]] = {

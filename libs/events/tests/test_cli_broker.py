@@ -29,10 +29,10 @@ class Bench:
     def __init__(self, cell: "Cell", store: EventStore, database: asyncpg.Pool) -> None:
         self.cell, self.store, self.database = cell, store, database
 
-    def consumer(self) -> Consumer:
+    def consumer(self, projection: Seen | None = None) -> Consumer:
         return Consumer(
             name=NAME,
-            handler=Projections([Seen()]),
+            handler=Projections([projection or Seen()]),
             database=self.database,
             store=self.store,
             amqp_url=self.cell.amqp_url("ledger_transfer"),
@@ -131,26 +131,31 @@ async def test_dead_letters_are_listed_requeued_and_discarded(bench: Bench) -> N
 
 
 async def test_the_watchdog_heals_a_queue_without_reader_and_tells_what_is_missing(bench: Bench) -> None:
-    async with running_relay(bench.cell):
-        consumer = bench.consumer()
-        async with running_consumer(consumer):
+    consumer = bench.consumer()
+    async with running_consumer(consumer):
+
+        async def bound() -> bool:
+            return consumer.connected
+
+        await eventually(bound)  # before the relay says anything, which would have no queue to go to
+        async with running_relay(bench.cell):
             await append_one(bench.store, "ledger-a")
             await bench.seen(1)
-            assert (await bench.sangam("consumers", "--json")).code == 0
-            two = await bench.sangam("consumers", "--replicas", "2", "--json")
-            assert two.code == 1
-            problems = {each["queue"]: each["problem"] for each in two.json}
-            assert problems == {NAME: "1 of 2 readers", "sangam.dead": None, "sangam.unrouted": None}
-        gone = await bench.sangam("consumers", "--json")
-        assert gone.code == 1
-        assert gone.json[0]["problem"] == "0 of 1 readers"
-        # A reader that only believes to be one: the broker knows of none.
-        feed = bench.consumer()._feed
-        connection = await aio_pika.connect(bench.cell.amqp_url("ledger_transfer"))
-        channel = await (await connection.channel()).get_underlay_channel()
-        with pytest.raises(ConnectionError, match="lost the consumer"):
-            await feed._look_for_readers(channel)  # type: ignore[arg-type]
-        await connection.close()
+        assert (await bench.sangam("consumers", "--json")).code == 0
+        two = await bench.sangam("consumers", "--replicas", "2", "--json")
+        assert two.code == 1
+        problems = {each["queue"]: each["problem"] for each in two.json}
+        assert problems == {NAME: "1 of 2 readers", "sangam.dead": None, "sangam.unrouted": None}
+    gone = await bench.sangam("consumers", "--json")
+    assert gone.code == 1
+    assert gone.json[0]["problem"] == "0 of 1 readers"
+    # A reader that only believes to be one: the broker knows of none.
+    feed = bench.consumer()._feed
+    connection = await aio_pika.connect(bench.cell.amqp_url("ledger_transfer"))
+    channel = await (await connection.channel()).get_underlay_channel()
+    with pytest.raises(ConnectionError, match="lost the consumer"):
+        await feed._look_for_readers(channel)  # type: ignore[arg-type]
+    await connection.close()
 
 
 async def test_a_subscriber_reads_its_topics_and_nothing_else(bench: Bench) -> None:
@@ -223,12 +228,8 @@ class Mailing(Seen):
 
 
 async def test_after_a_restore_those_not_beyond_it_go_on_and_the_others_start_again(bench: Bench) -> None:
-    handler = Projections([Mailing()])
-
     def consumer() -> Consumer:
-        made = bench.consumer()
-        made._handler = handler
-        return made
+        return bench.consumer(Mailing())
 
     admin = await asyncpg.connect(bench.cell.admin_url())
     async with running_relay(bench.cell):
