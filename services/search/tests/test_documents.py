@@ -175,6 +175,10 @@ async def test_an_insight_is_there_until_it_is_cleared(world: Any, client: httpx
     await world.append(f"wealth-{user}", wealth.InsightDismissed(insight_id=insight_id, dismissed_at=AT))
     await world.deliver()
     assert (await search(client, world, user, q="idle cash"))["total"] == 0
+    # Gone once more: a rebuild meets both at once.
+    await world.append(f"wealth-{user}", wealth.InsightCleared(insight_id=insight_id, reason="expired", cleared_at=AT))
+    await world.deliver()
+    await world.live_equals_rebuild()
 
 
 async def test_a_fund_is_a_position_at_the_bank_and_only_an_open_position_can_be_closed(

@@ -131,6 +131,7 @@ class DocumentProjection:
             id text
         );
         CREATE INDEX IF NOT EXISTS search_removed_by_position ON search_removed (position);
+        CREATE INDEX IF NOT EXISTS search_removed_by_document ON search_removed (user_id, type, id);
         CREATE TABLE IF NOT EXISTS search_erased (
             user_id uuid PRIMARY KEY
         );
@@ -265,13 +266,14 @@ class _Changes:
         if self._removed:
             rows = [(*key, position) for key, position in self._removed.items()]
             columns = [list(column) for column in zip(*rows, strict=True)]
-            await self._db.execute(
-                "DELETE FROM search_document"
-                " USING unnest($1::uuid[], $2::text[], $3::text[]) AS gone (user_id, type, id)"
-                " WHERE search_document.user_id = gone.user_id AND search_document.type = gone.type"
-                " AND search_document.id = gone.id",
-                *columns[:3],
-            )
+            # Of several removals the last one stays, in whatever batches they come.
+            for table in ("search_document", "search_removed"):
+                await self._db.execute(
+                    f"DELETE FROM {table} AS of USING unnest($1::uuid[], $2::text[], $3::text[])"
+                    " AS gone (user_id, type, id)"
+                    " WHERE of.user_id = gone.user_id AND of.type = gone.type AND of.id = gone.id",
+                    *columns[:3],
+                )
             await self._db.execute(
                 "INSERT INTO search_removed (user_id, type, id, position)"
                 " SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[])",
