@@ -88,6 +88,9 @@ async def test_resuming_misses_nothing_and_repeats_nothing(gateway: Gateway, led
                 if len(received) == count:
                     break
                 frame = await listener.receive()
+                if frame["type"] == "bye":
+                    assert frame["code"] == 4008, frame  # too slow, on a busy machine: told to resume
+                    break
                 received.append(amount(frame))
                 cursor = frame["cursor"]
             if chance.random() < 0.5:
