@@ -44,15 +44,15 @@ ROUTES = (
 async def measure(stack: "Stack") -> list[Line]:
     """All figures of identity over a running product."""
     async with aiohttp.ClientSession() as http:
-        person = _Person(stack.origin, http)
-        await person.register()
-        for _ in range(5):
-            await person.login()
+        people = [_Person(stack.origin, http) for _ in range(LOGINS)]
+        for each in people:
+            await each.register()
+        person = people[0]
         with _held(stack, ("ledger_transfer", "sync_gateway", "wealth", "notifier", "search")):
-            alone = await _login_line(person, "login over HTTP, other services held")
+            alone = await _login_line(people, "login over HTTP, other services held")
         return [
             alone,
-            await _login_line(person, "login over HTTP, all six services applying it"),
+            await _login_line(people, "login over HTTP, all six services applying it"),
             await _verify_line(),
             await _exchange_line(person),
             *await _revocation_lines(person),
@@ -107,15 +107,18 @@ def _held(stack: "Stack", names: Sequence[str]) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-async def _login_line(person: _Person, name: str) -> Line:
-    """Logins over HTTP, as many at once as there are threads for hashes, beside argon2id alone on as many."""
+async def _login_line(people: Sequence[_Person], name: str) -> Line:
+    """Logins over HTTP of different people, some at once, beside argon2id alone on as many threads as hash ours.
+
+    Of one person they would wait for each other, and each would end the oldest session.
+    """
 
     async def logins() -> None:
-        async def some() -> None:
-            for _ in range(LOGINS // AT_ONCE):
-                await person.login()
+        async def some(mine: Sequence[_Person]) -> None:
+            for each in mine:
+                await each.login()
 
-        await asyncio.gather(*(some() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(some(people[n::AT_ONCE]) for n in range(AT_ONCE)))
 
     hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
     stored = hasher.hash(PASSWORD)
@@ -127,11 +130,10 @@ async def _login_line(person: _Person, name: str) -> Line:
                 *(loop.run_in_executor(threads, hasher.verify, stored, PASSWORD) for _ in range(LOGINS))
             )
 
-        count = LOGINS // AT_ONCE * AT_ONCE
         ours, raw = [], []
         for _ in range(3):  # in turn, so that a slow moment of the machine meets both
             raw += (await rate(LOGINS, hashes, rounds=1)).rounds
-            ours += (await rate(count, logins, rounds=1)).rounds
+            ours += (await rate(LOGINS, logins, rounds=1)).rounds
     return Line(name, Figure(ours), "/s", "argon2id, 2 threads", Figure(raw), "≥ 0.8×")
 
 

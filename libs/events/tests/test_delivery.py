@@ -91,6 +91,15 @@ async def test_an_append_reaches_the_read_model(bench: Bench) -> None:
         await bench.equals_rebuild()
 
 
+async def test_effects_and_position_are_one_transaction(bench: Bench) -> None:
+    """Told from the rows themselves: a crash between two transactions is too short a moment to be met by chance."""
+    async with running_relay(bench.cell), running_consumer(bench.consumer()):
+        await append_one(bench.store, bench.stream)
+        await bench.sees(1)
+        same = "SELECT seen.xmin::text = consumed.xmin::text FROM seen, consumed"
+        assert await bench.database.fetchval(same) is True
+
+
 async def test_a_consumer_added_later_catches_up(bench: Bench) -> None:
     async with running_relay(bench.cell):
         await bench.append(300)
