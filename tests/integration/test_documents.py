@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,20 +71,18 @@ def test_two_services_at_one_address_or_with_one_operation_are_refused(field: st
 
 @pytest.fixture(scope="module")
 def workplace(sangam: "Stack", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the documents take for granted: the repository's folder after `make demo`."""
+    """The repository's folder, its `.run` that of the running product."""
     from packages import require
 
     require(["curl", "jq"], print)
     folder = tmp_path_factory.mktemp("workplace")
     (folder / ".run").symlink_to(sangam.directory)
     (folder / ".venv").symlink_to(ROOT / ".venv")
-    demo = [sys.executable, "-m", "simulators.demo", "--env", str(sangam.directory / "local.env")]
-    told = subprocess.run(demo, capture_output=True, text=True, timeout=180, check=False)
-    assert told.returncode == 0, told.stdout + told.stderr
     return folder
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("first_story")
 @pytest.mark.parametrize(("document", "after"), [("README.md", "## Try it by hand"), ("docs/api.md", "")])
 def test_the_examples_run_as_printed(workplace: Path, document: str, after: str) -> None:
     text = (ROOT / document).read_text()
