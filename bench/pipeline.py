@@ -168,16 +168,14 @@ async def measure(cell: "Cell") -> list[Line]:
     for _ in range(ROUNDS):
         before, after = await _fill_log(cell)
         reader = pg.Session(cell.store_url("relay"), application_name="bench")
-        entries = await LogTail(reader, after).read(before, after - before)
+        slices = await LogTail(reader, after).read(before, after - before)
         epoch = await reader.fetchval("SELECT epoch FROM store.head()")
         await reader.close()
         queue = await channel.declare_queue(QUEUE, durable=True, arguments=WORK_QUEUE_ARGUMENTS)
         await queue.bind(log_exchange)
-        batches = [
-            wire.encode_batch(entries[start : start + MAX_BATCH], epoch) for start in range(0, len(entries), MAX_BATCH)
-        ]
+        batches = [wire.encode_batch([each], epoch) for each in slices]
         relay["raw"].append(EVENTS / await _raw_publish(cell, batches))
-        del entries, batches
+        del slices, batches
         await queue.purge()
         relay["ours"].append(EVENTS / await _our_relay(cell, before, after))
         # What the relay has put into the queue is now consumed; nothing comes from the log.

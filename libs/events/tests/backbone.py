@@ -36,8 +36,8 @@ async def append_one(store: EventStore, stream: str, expected: int | None = None
 
 def batch(events: Sequence[RecordedEvent], epoch: UUID) -> tuple[bytes, dict[str, Any]]:
     """Body and headers of the message that a relay makes of these events."""
-    entries = [wire.LogEntry(e.position, msgspec.json.encode(e.cloud_event())) for e in events]
-    return wire.encode_batch(entries, epoch)
+    slices = [wire.LogSlice(e.position, e.position, msgspec.json.encode(e.cloud_event())) for e in events]
+    return wire.encode_batch(slices, epoch)
 
 
 @contextlib.asynccontextmanager

@@ -63,7 +63,9 @@ async def _touched(store: asyncpg.Connection, query: str, *arguments: Any) -> in
 async def test_a_slice_of_the_log_is_read_as_a_slice(store: asyncpg.Connection) -> None:
     for after in (0, ROWS // 2):
         assert (
-            await _touched(store, "SELECT * FROM store.read_cloud_events($1::bigint, $1::bigint + 100, NULL)", after)
+            await _touched(
+                store, "SELECT * FROM store.read_cloud_events($1::bigint, $1::bigint + 100, NULL, 30)", after
+            )
             < 100 * ENOUGH
         )
 
@@ -77,6 +79,9 @@ async def test_a_slice_with_a_late_commit_in_it_too(store: asyncpg.Connection) -
     assert [row["position"] for row in rows] == list(range(1, 101))
     assert rows[49]["stream"] == f"ledger-{ROWS - 600}"
     assert await _touched(store, "SELECT * FROM store.read_types(0, 100, NULL)") < 100 * ENOUGH
+    late = "SELECT * FROM store.read_cloud_events(0, 100, NULL, 30)"
+    assert [(row["first"], row["last"]) for row in await store.fetch(late)] == [(1, 30), (31, 60), (61, 90), (91, 100)]
+    assert await _touched(store, late) < 100 * ENOUGH
 
 
 async def test_sequencing_reads_what_is_pending(store: asyncpg.Connection) -> None:

@@ -1,6 +1,7 @@
 """Consumers: each applies the whole log, in order, with effects and position in one transaction."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ _FIRST_PAUSE_S = 0.1
 """Before the second attempt at an event of its own fault; doubled for each further one, with jitter."""
 _LOOK_AFTER_PARKED_S = 1.0
 _RETRIED_AT_ONCE = 500
+_DECODED_AT_ONCE = 256
 _SAVE_AFTER_S = 0.25
 """How long a position that only other handlers' events have moved may stay unsaved."""
 
@@ -315,8 +317,19 @@ class Consumer:
             stopping.cancel()
 
     def _follow(self, position: int) -> None:
-        following = until_it_works(self.name, lambda: self._feed.next(position))
+        following = until_it_works(self.name, lambda: self._fetch(position))
         self._following = position, asyncio.ensure_future(following)
+
+    async def _fetch(self, position: int) -> Chunk:
+        """The next chunk with its payloads decoded, while the database works on the one before."""
+        chunk = await self._feed.next(position)
+        for number, event in enumerate(chunk.events, 1):
+            if event.type in self._handler.types:
+                with contextlib.suppress(Exception):  # whoever applies it meets it again, and parks it
+                    event.payload  # noqa: B018
+            if number % _DECODED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return chunk
 
     async def _forget_following(self) -> None:
         """What it may already have taken out of the queue is a gap then, and comes from the log."""

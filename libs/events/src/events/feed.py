@@ -29,6 +29,9 @@ _PREFETCH_BATCHES = 100
 _SILENCE_S = 3.0
 """The relay speaks every second. After this long without a word, look into the log itself."""
 
+_FLOW_PAUSE_S = 0.05
+"""What a queue has comes without a longer pause than this."""
+
 _LOOK_FOR_READERS_S = 5.0
 """How often the broker is asked whether our queue has a reader. After a restart it can be left without one."""
 
@@ -106,6 +109,8 @@ class LogFeed:
         self.heard_at_s = 0.0
         """When the relay was last heard, on the monotonic clock; 0 before the first time."""
         self.connected = False
+        self._fed_at_s = 0.0
+        """When the queue was opened, or gave events, on the monotonic clock."""
 
     async def receive(self) -> None:
         """Keeps the queue declared, bound and consumed, until cancelled."""
@@ -149,6 +154,7 @@ class LogFeed:
             await underlay.basic_consume(self._queue, on_message)
             self._must_look = True
             self.connected = True
+            self._fed_at_s = time.monotonic()
             self._arrived.set()
             # The queue may be deleted, or rebound to nothing, under a healthy connection. The first shows as a
             # cancelled consumer, the second as silence.
@@ -195,6 +201,8 @@ class LogFeed:
             return
         self.heard_at_s = time.monotonic()
         self.head = max(self.head, headers.last)
+        if not headers.is_heartbeat:
+            self._fed_at_s = self.heard_at_s
         self._inbox.append(_Delivery(headers, message.body, message.delivery_tag, channel, requeued))
         self._arrived.set()
 
@@ -218,13 +226,13 @@ class LogFeed:
         """
         while True:
             chunk = await self._from_inbox(position)
-            if chunk is None and self._must_look:
+            if chunk is None and self._must_look and not self._flows():
                 chunk = await self._from_log(position)
             if chunk is not None:
                 return chunk
             self._arrived.clear()
             try:
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(_FLOW_PAUSE_S if self._must_look and self._flows() else 1.0):
                     await self._arrived.wait()
             except TimeoutError:
                 if self._silent():
@@ -238,6 +246,10 @@ class LogFeed:
         """Acknowledges a chunk whose effects are committed, and all before it."""
         if chunk.delivery_tag is not None and chunk.channel is not None:
             await self._ack(chunk.delivery_tag, chunk.channel)
+
+    def _flows(self) -> bool:
+        """Whether the queue is giving what it has: the log is not asked for that as well."""
+        return self.connected and time.monotonic() - self._fed_at_s < _FLOW_PAUSE_S
 
     def _silent(self) -> bool:
         return time.monotonic() - self.heard_at_s > _SILENCE_S

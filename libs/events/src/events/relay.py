@@ -99,8 +99,8 @@ class Relay:
     async def _sequence(sequencer: Sequencer, tail: LogTail, wake: asyncio.Event) -> None:
         while True:
             wake.clear()
-            if events := await sequencer.sequence():
-                tail.extend(events)
+            if slices := await sequencer.sequence():
+                tail.extend(slices)
                 metrics.log_head.set(tail.head)
                 continue
             with contextlib.suppress(TimeoutError):

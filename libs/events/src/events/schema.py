@@ -27,6 +27,7 @@ _RELAY_FUNCTIONS = (
     "last_event_id",
     "save_checkpoint",
     "read_checkpoint",
+    "read_unpublished",
     "read_cloud_events",
     "head",
     "chain_head",

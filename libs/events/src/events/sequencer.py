@@ -13,12 +13,12 @@ import asyncpg
 import structlog
 
 from events import metrics, pg
-from events.wire import LogEntry
+from events.wire import LogSlice
 
 log = structlog.get_logger(__name__)
 
 LEADER_LOCK = "hashtext('sangam.sequencer')"
-MAX_EVENTS_PER_STATEMENT = 2_000
+MAX_EVENTS_PER_STATEMENT = 2_048
 _SETTLE_EVERY_S = 0.02
 _IDS_PER_PARTITION_CHECK = 1_000_000
 
@@ -53,7 +53,7 @@ class Sequencer:
         log.info("sequencer.leads", last_event_id=high)
         return cls(connection, high, xid)
 
-    async def sequence(self) -> list[LogEntry]:
+    async def sequence(self) -> list[LogSlice]:
         """Gives positions to what has committed, some thousand events at most. Empty: there was nothing.
 
         Raises:
@@ -66,7 +66,7 @@ class Sequencer:
                 raise LostLeadership(str(error)) from error
             raise
 
-    async def _sequence(self) -> list[LogEntry]:
+    async def _sequence(self) -> list[LogSlice]:
         ended_before = await self._ended_before()
         full_scan = self._takeover_xid is not None
         rows = await self._connection.fetch(
@@ -75,11 +75,11 @@ class Sequencer:
             list(self._gaps),
             MAX_EVENTS_PER_STATEMENT,
         )
-        seen = {row["id"] for row in rows}
+        seen = {id_ for row in rows for id_ in row["ids"]}
 
         # This scan's snapshot is younger than `ended_before`: it saw all that those transactions committed.
         # Only a full scan that the limit has cut short did not look everywhere.
-        if not full_scan or len(rows) < MAX_EVENTS_PER_STATEMENT:
+        if not full_scan or len(seen) < MAX_EVENTS_PER_STATEMENT:
             if self._takeover_xid is not None and self._takeover_xid <= ended_before:
                 self._takeover_xid = None
             self._gaps = {gap: xid for gap, xid in self._gaps.items() if xid is None or xid > ended_before}
@@ -92,8 +92,8 @@ class Sequencer:
             if top - self._partitions_checked_at > _IDS_PER_PARTITION_CHECK:
                 self._partitions_checked_at = top
                 await self._connection.execute("SELECT store.ensure_partitions()")
-        metrics.sequenced.inc(len(rows))
-        return [LogEntry(row["position"], row["event"]) for row in rows]
+        metrics.sequenced.inc(len(seen))
+        return [LogSlice(row["first"], row["last"], row["events"]) for row in rows]
 
     async def _ended_before(self) -> int:
         """The transaction id below which every transaction has ended; 0 where nothing needs it."""

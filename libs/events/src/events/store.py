@@ -11,7 +11,7 @@ from opentelemetry import trace
 from events import pg
 from events.coalescer import Coalescer, Request, StreamAppend, encode_request
 from events.envelope import Metadata, RecordedEvent, decode_metadata, with_traceparent
-from events.wire import decode_event
+from events.wire import decode_events
 
 __all__ = [
     "Appended",
@@ -28,6 +28,8 @@ __all__ = [
 
 
 _tracer = trace.get_tracer("events.store")
+
+_POSITIONS_PER_ROW = 500
 
 Opener = Callable[[Sequence[RecordedEvent]], Awaitable[list[RecordedEvent]]]
 
@@ -258,9 +260,11 @@ class EventStore:
         return await self.opened(await self._read_slice(after, up_to, types))
 
     async def _read_slice(self, after: int, up_to: int, types: Sequence[str] | None) -> list[RecordedEvent]:
-        rows = await self._pool.fetch("SELECT * FROM store.read_cloud_events($1, $2, $3)", after, up_to, types)
+        rows = await self._pool.fetch(
+            "SELECT events FROM store.read_cloud_events($1, $2, $3, $4)", after, up_to, types, _POSITIONS_PER_ROW
+        )
         try:
-            return [decode_event(row["event"]).recorded() for row in rows]
+            return [event.recorded() for row in rows for event in decode_events(row["events"])]
         except msgspec.DecodeError:
             # Somebody has damaged one of them. Its payload is taken as it is: whoever decodes it gets the error.
             rows = await self._pool.fetch("SELECT * FROM store.read_types($1, $2, $3)", after, up_to, types)

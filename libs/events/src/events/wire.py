@@ -16,22 +16,32 @@ UNROUTED_EXCHANGE = "sangam.unrouted"
 BATCH_CONTENT_TYPE = "application/cloudevents-batch+json"
 
 _batch_decoder = msgspec.json.Decoder(list[CloudEvent])
-_decoder = msgspec.json.Decoder(CloudEvent)
 
 
-class LogEntry(NamedTuple):
-    """An event of the log as the store hands it out (`store.cloud_event`): bytes to pass on."""
+class LogSlice(NamedTuple):
+    """Contiguous events of the log as the store hands them out (`store.read_cloud_events`): bytes to pass on."""
 
-    position: int
-    cloud_event: bytes
+    first: int
+    last: int
+    events: bytes
+    """CloudEvents in JSON, a comma between them."""
+
+    def decoded(self) -> list[CloudEvent]:
+        """The events.
+
+        Raises:
+            msgspec.DecodeError: somebody has damaged one in the store.
+        """
+        return decode_events(self.events)
 
 
-decode_event = _decoder.decode
-"""An event from `LogEntry.cloud_event`.
+def decode_events(events: bytes) -> list[CloudEvent]:
+    """The events of `LogSlice.events`.
 
-Raises:
-    msgspec.DecodeError: somebody has damaged it in the store.
-"""
+    Raises:
+        msgspec.DecodeError: somebody has damaged one in the store.
+    """
+    return _batch_decoder.decode(b"[%b]" % events)
 
 
 class MalformedBatch(ValueError):
@@ -53,12 +63,10 @@ class BatchHeaders(NamedTuple):
         return self.first > self.last
 
 
-def encode_batch(entries: Sequence[LogEntry], epoch: UUID) -> tuple[bytes, dict[str, Any]]:
-    """Body and headers of a batch. Positions must be contiguous."""
-    first, last = entries[0].position, entries[-1].position
-    assert last - first + 1 == len(entries), "a batch covers a contiguous range"
-    body = b"[%b]" % b",".join([entry.cloud_event for entry in entries])
-    return body, {"first": first, "last": last, "epoch": str(epoch)}
+def encode_batch(slices: Sequence[LogSlice], epoch: UUID) -> tuple[bytes, dict[str, Any]]:
+    """Body and headers of a batch: of slices that follow each other."""
+    body = b"[%b]" % b",".join([each.events for each in slices])
+    return body, {"first": slices[0].first, "last": slices[-1].last, "epoch": str(epoch)}
 
 
 def encode_heartbeat(head: int, epoch: UUID) -> tuple[bytes, dict[str, Any]]:
