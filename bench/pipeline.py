@@ -10,7 +10,8 @@ import aiormq
 import asyncpg
 from append import event
 from events import pg, wire
-from events.consumer import DDL, Consumer
+from events.checkpoint import DDL
+from events.consumer import Consumer
 from events.envelope import RecordedEvent, new_id
 from events.feed import WORK_QUEUE_ARGUMENTS
 from events.projections import Projections

@@ -25,8 +25,8 @@ import model_processes
 import pytest
 from backbone import Seen, batch, event, eventually
 from events import pg, wire
+from events.checkpoint import DDL
 from events.coalescer import Coalescer
-from events.consumer import DDL
 from events.envelope import RecordedEvent, derived_id, new_id
 from events.follower import Follower
 from events.store import EventIdReused, EventStore, StreamAppend, VersionConflict

@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 from backbone import eventually, running_consumer, running_relay
 from command import SERVICES, Writer, sangam
-from events.consumer import DDL, Consumer
+from events.checkpoint import DDL
+from events.consumer import Consumer
 from events.envelope import RecordedEvent
 from events.store import EventStore
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 from command import Writer, sangam
-from events.consumer import DDL
+from events.checkpoint import DDL
 
 if TYPE_CHECKING:
     from provision import Cell

@@ -219,7 +219,7 @@ async def test_a_replica_with_stale_knowledge_parks_nothing_behind_what_is_gone(
 
         await eventually(sequenced)
     # The retry is an event, too: the other replica has heard of the position, and of nothing else.
-    second._saved = await bench.database.fetchval("SELECT position FROM consumed")
+    second._checkpoint.position = await bench.database.fetchval("SELECT position FROM consumed")
     log = [e for e in await bench.store.read_log(2) if e.stream == bench.bad]
     assert await second._take_effect(log, log[-1].position)
     assert await bench.seen(bench.bad) == [1, 2, 3]

@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
-from uuid import UUID
 
 import asyncpg
 import structlog
 from opentelemetry import trace
 
-from events import metrics, operations, parking
+from events import metrics
+from events.checkpoint import DDL, Checkpoint
 from events.contracts import UnknownContract
 from events.envelope import RecordedEvent
 from events.feed import Chunk, LogFeed
@@ -36,22 +36,6 @@ _RETRIED_AT_ONCE = 500
 _DECODED_AT_ONCE = 256
 _SAVE_AFTER_S = 0.25
 """How long a position that only other handlers' events have moved may stay unsaved."""
-
-DDL = (
-    """
-    CREATE TABLE IF NOT EXISTS consumed (
-        consumer text PRIMARY KEY,
-        position bigint NOT NULL DEFAULT 0,
-        epoch uuid,
-        parkings bigint NOT NULL DEFAULT 0,
-        tables text[] NOT NULL DEFAULT '{}',
-        shape text, -- of read models: which version's tables are live (events.shapes)
-        models bytea
-    );
-"""
-    + parking.DDL
-    + operations.DDL
-)
 
 
 class Handler(Protocol):
@@ -107,17 +91,15 @@ class Consumer:
         self._amqp_url = amqp_url
         self._feed = self._new_feed()
         self._read_models: ReadModels | None = None
-        self._shape: str | None = None
+        shape: str | None = None
         if isinstance(handler, Projections):
             self._read_models = ReadModels(name, handler, store=store, database=database, reclaim_s=reclaim_s)
-            self._shape = handler.shape
+            shape = handler.shape
         self._prepared = False
         self.superseded = False
         """Whether another version's read models are live, and this process keeps its own in a schema of theirs."""
-        self._saved = 0
-        """The position in the database. It may trail `position` over events that are none of this handler's."""
-        self._saved_at_s = 0.0
         self._parking = Parking(name)
+        self._checkpoint = Checkpoint(name, shape, database, self._parking)
         self._looked_at_s = 0.0
         self._up_to_date_at: datetime | None = None
         """A moment whose events are all applied; None before anything is known."""
@@ -224,7 +206,7 @@ class Consumer:
                 async with asyncio.timeout(min(remaining_s, 0.025)):
                     await advanced.wait()
             except TimeoutError:
-                if await self._saved_position() >= position:
+                if await self._checkpoint.current() >= position:
                     return True
         return True
 
@@ -259,32 +241,13 @@ class Consumer:
         Raises:
             Superseded: the position is that of another version's tables.
         """
-        row = await self._database.fetchrow(
-            "SELECT position, epoch, parkings, shape FROM consumed WHERE consumer = $1", self.name
-        )
-        assert row is not None
-        self._check_shape(row)
-        self._saved = row["position"]
-        self._advance(row["position"])
-        if row["epoch"] is not None:
-            self._feed.epoch = UUID(int=row["epoch"].int)
-        await self._parking.load(self._database, row["parkings"])
+        await self._checkpoint.load()
+        self._advance(self._checkpoint.position)
+        if self._checkpoint.epoch is not None:
+            self._feed.epoch = self._checkpoint.epoch
 
     async def _moved_beyond(self, position: int) -> bool:
-        return (await self._saved_position()) > position
-
-    async def _saved_position(self) -> int:
-        """What our tables hold as far as the database tells; 0 where another version's are live."""
-        saved = await self._database.fetchval(
-            "SELECT position FROM consumed WHERE consumer = $1 AND shape IS NOT DISTINCT FROM $2",
-            self.name,
-            self._shape,
-        )
-        return saved or 0
-
-    def _check_shape(self, row: asyncpg.Record) -> None:
-        if row["shape"] != self._shape:
-            raise Superseded(self.name)
+        return await self._checkpoint.current() > position
 
     async def _next(self, receiving: "asyncio.Task[None]") -> Chunk | None:
         """The next chunk; None when asked to stop. An error that ended `receiving` is raised."""
@@ -297,7 +260,7 @@ class Consumer:
         any_of: set[asyncio.Future[Any]] = {following, stopping, receiving}
         try:
             while True:
-                unsaved = self.position > self._saved
+                unsaved = self.position > self._checkpoint.position
                 done, _ = await asyncio.wait(
                     any_of,
                     timeout=_SAVE_AFTER_S if unsaved else _LOOK_AFTER_PARKED_S,
@@ -346,7 +309,7 @@ class Consumer:
         mine = [event for event in chunk.events if event.type in self._handler.types]
         if not mine or await self._take_effect(mine, last):
             self._advance(last)
-        if time.monotonic() - self._saved_at_s > _SAVE_AFTER_S:
+        if time.monotonic() - self._checkpoint.saved_at_s > _SAVE_AFTER_S:
             await until_it_works(self.name, self._save_position)
         await self._look_after_parked()
         await self._feed.settle(chunk)
@@ -358,22 +321,8 @@ class Consumer:
 
     async def _save_position(self) -> None:
         """Saves a position that only other handlers' events have moved; gives way where another replica was first."""
-        self._saved_at_s = time.monotonic()
-        if self.position == self._saved:
-            return
-        saved = await self._database.fetchval(
-            "UPDATE consumed SET position = $2, epoch = $3 WHERE consumer = $1 AND position = $4"
-            " AND shape IS NOT DISTINCT FROM $5 RETURNING position",
-            self.name,
-            self.position,
-            self._feed.epoch,
-            self._saved,
-            self._shape,
-        )
-        if saved is None:
+        if not await self._checkpoint.save(self.position, self._feed.epoch):
             await self._reload()
-        else:
-            self._saved = saved
 
     async def _take_effect(self, events: list[RecordedEvent], up_to: int) -> bool:
         """Applies or parks the events. False: another replica has, and this one now stands where that one does.
@@ -422,8 +371,7 @@ class Consumer:
             link(span, (event.metadata.traceparent for event in events))
             async with self._database.acquire() as proxy, proxy.transaction():
                 db = cast(asyncpg.Connection, proxy)
-                position = await self._lock(db)
-                ours = position == self._saved
+                ours = await self._checkpoint.lock(db)
                 if ours:
                     behind = [event for event in events if event.stream in self._parking.streams]
                     free = [event for event in events if event.stream not in self._parking.streams]
@@ -434,35 +382,13 @@ class Consumer:
                         await self._handler.apply(db, free)
                     if behind:
                         await self._parking.park(db, behind, None)
-                    await db.execute(
-                        "UPDATE consumed SET position = $2, epoch = $3 WHERE consumer = $1",
-                        self.name,
-                        up_to,
-                        self._feed.epoch,
-                    )
+                    await self._checkpoint.move(db, up_to, self._feed.epoch)
         if not ours:
             await self._reload()
             return False
-        self._saved = up_to
-        self._saved_at_s = time.monotonic()
+        self._checkpoint.moved(up_to)
         self._advance(up_to)
         return True
-
-    async def _lock(self, db: asyncpg.Connection) -> int:
-        """Locks the consumer's row for this transaction; gives the position in it. What is parked is known then."""
-        # The log is the truth: a read model that loses its last commit in a crash loses its position with
-        # it, and applies the same events again. So no wait for the disk.
-        row = await db.fetchrow(
-            "SELECT position, parkings, shape, set_config('synchronous_commit', 'off', true) FROM consumed"
-            " WHERE consumer = $1 FOR UPDATE",
-            self.name,
-        )
-        assert row is not None, "the row is made when the consumer starts, and nobody deletes it"
-        self._check_shape(row)
-        if row["parkings"] != self._parking.version:
-            await self._parking.load(db, row["parkings"])
-        position: int = row["position"]
-        return position
 
     async def _look_after_parked(self) -> None:
         """Tries again what somebody asked to be tried again."""
@@ -474,12 +400,7 @@ class Consumer:
         if not self._parking.streams and self._read_models is None:
             return
         try:
-            row = await self._database.fetchrow("SELECT parkings, shape FROM consumed WHERE consumer = $1", self.name)
-            assert row is not None
-            self._check_shape(row)
-            version = row["parkings"]
-            if version != self._parking.version:
-                await self._parking.load(self._database, version)
+            await self._checkpoint.load_parked()
             for stream in await self._parking.due(self._database):
                 await self._retry(stream)
         except Exception as error:
@@ -508,7 +429,7 @@ class Consumer:
     async def _retry_first(self, stream: str, at_once: int) -> int:
         async with self._database.acquire() as proxy, proxy.transaction():
             db = cast(asyncpg.Connection, proxy)
-            await self._lock(db)
+            await self._checkpoint.lock(db)
             positions = await self._parking.first(db, stream, at_once)
             if positions:
                 events = await self._store.read_positions(positions)
@@ -522,7 +443,7 @@ class Consumer:
     async def _failed_again(self, stream: str, fault: Fault) -> None:
         async with self._database.acquire() as proxy, proxy.transaction():
             db = cast(asyncpg.Connection, proxy)
-            await self._lock(db)
+            await self._checkpoint.lock(db)
             for position in await self._parking.first(db, stream, 1):
                 await self._parking.failed_again(db, position, fault)
         log.warning("consumer.parked_again", consumer=self.name, stream=stream, error=fault.error)
