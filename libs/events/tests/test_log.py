@@ -158,12 +158,14 @@ async def test_a_dump_and_dead_rows_do_not_slow_the_sequencer(cell: "Cell") -> N
     stream = f"ledger-{new_id()}"
     for _ in range(30):
         await store.append([StreamAppend(stream, tuple(event() for _ in range(1_000)))], event_id=new_id())
-        while await sequencer.sequence():
-            pass
+        while slices := await sequencer.sequence():
+            await connection.execute("SELECT store.save_checkpoint('sangam.log', $1)", slices[-1].last)
     await append_one(store, stream)
     explaining = _Explaining(connection)
     sequencer._connection = cast(asyncpg.Connection, explaining)
     await sequencer.sequence()
+    await explaining.fetch("SELECT * FROM store.read_unpublished(30000, 30001)")
+    await explaining.fetch("SELECT store.save_checkpoint('sangam.log', 30001)")
     assert 0 < explaining.buffers < 100, f"the scan touched {explaining.buffers} pages"
     assert (await store.head()).position == 30_001
     await snapshot.rollback()

@@ -6,6 +6,7 @@ goes out together with the next one. Calls keep their order.
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
 from typing import NamedTuple
 from uuid import UUID
@@ -83,7 +84,7 @@ class Request:
         self.parts = parts
         self.result = result
         self.follows = follows
-        self.size = sum(len(part.rows) for part in parts)
+        self.size = sum([len(part.rows) for part in parts])
 
     def settle(self, outcome: "Verdict | Exception") -> None:
         """Gives the result, unless nobody waits for it any more."""
@@ -125,7 +126,11 @@ def encode_request(
     subject: UUID | None,
     metadata: Metadata,
 ) -> tuple[Part, ...]:
-    """The rows of a request. Its first event gets `event_id`, the n-th `derived_id(event_id, n)`."""
+    """The rows of a request. Its first event gets `event_id`, the n-th `derived_id(event_id, n)`.
+
+    Raises:
+        ValueError: there is no event.
+    """
     encoded_metadata = encode_metadata(metadata)
     rows_of_parts = []
     n = 0
@@ -145,6 +150,8 @@ def encode_request(
             )
             n += 1
         rows_of_parts.append(Part(part.stream, part.expected, tuple(rows)))
+    if not n:
+        raise ValueError("an append needs at least one event")
     return tuple(rows_of_parts)
 
 
@@ -296,12 +303,13 @@ class Coalescer:
             event_part,
             event_offset,
             *columns,
-            [request.follows is not None for request in batch],
+            # The driver looks at every element of an array, and chained requests are rare.
+            [request.follows is not None for request in batch] if any(request.follows for request in batch) else None,
         )
         assert record is not None
         versions = iter(record["versions"])
         return [
-            Verdict(outcome, tuple(next(versions) for _ in request.parts))
+            Verdict(outcome, tuple(itertools.islice(versions, len(request.parts))))
             for request, outcome in zip(batch, record["verdicts"], strict=True)
         ]
 

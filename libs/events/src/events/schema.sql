@@ -209,9 +209,8 @@ DECLARE
     e_stream text[];
     e_version bigint[];
 BEGIN
-    IF EXISTS (SELECT FROM unnest(_streams) s
-               WHERE NOT EXISTS (SELECT FROM writers w
-                                 WHERE w.category = split_part(s, '-', 1) AND w.role = session_user)) THEN
+    IF EXISTS (SELECT FROM (SELECT DISTINCT split_part(s, '-', 1) AS category FROM unnest(_streams) s) named
+               WHERE NOT EXISTS (SELECT FROM writers w WHERE w.category = named.category AND w.role = session_user)) THEN
         RAISE insufficient_privilege USING MESSAGE =
             format('role %s may not append to every one of these streams: %s', session_user, _streams);
     END IF;

@@ -202,9 +202,7 @@ class EventStore:
             ValueError: there is no event, or a stream is named twice.
         """
         parts = tuple(parts)
-        if not any(part.events for part in parts):
-            raise ValueError("an append needs at least one event")
-        if len({part.stream for part in parts}) < len(parts):
+        if len(parts) > 1 and len({part.stream for part in parts}) < len(parts):
             raise ValueError("an append names each stream once")
         rows = encode_request(parts, event_id, request_hash, subject, with_traceparent(metadata))
         return Begun(parts, self._coalescer.submit(event_id, request_hash, rows, follows and follows.request))
