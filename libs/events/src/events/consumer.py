@@ -373,8 +373,9 @@ class Consumer:
                 db = cast(asyncpg.Connection, proxy)
                 ours = await self._checkpoint.lock(db)
                 if ours:
-                    behind = [event for event in events if event.stream in self._parking.streams]
-                    free = [event for event in events if event.stream not in self._parking.streams]
+                    parked = self._parking.streams
+                    behind = [event for event in events if event.stream in parked] if parked else []
+                    free = [event for event in events if event.stream not in parked] if behind else events
                     if park is not None and free:
                         await self._parking.park(db, free, park)
                         await self._parking.changed(db)

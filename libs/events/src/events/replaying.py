@@ -85,8 +85,12 @@ class Replay:
         self._outside: Counter[str] = Counter()
         self._rows: dict[str, Counter[str]] = {}
 
-    async def run(self, request: ReplayRequest, begun_at: int) -> dict[str, Any]:
-        """Replays, or (dry run) tells what that would do. `begun_at`: where an earlier worker got to.
+    async def run(self, request: ReplayRequest, begun_at: int, bound: int | None) -> dict[str, Any]:
+        """Replays, or (dry run) tells what that would do.
+
+        Args:
+            begun_at: where an earlier worker got to.
+            bound: where that one meant to end; None where there was none. What has come since is none of this replay's.
 
         Raises:
             Refused: applying events twice is not safe for this handler, or it has never run.
@@ -104,7 +108,10 @@ class Replay:
         up_to = await self._up_to(request)
         if request.dry_run:
             return await self._dry_run(request, types, up_to)
+        if bound is not None:
+            up_to = min(up_to, bound)
         position = max(request.after, begun_at)
+        await self._progress.at(position, up_to, now=True)  # before anything is applied: the end is known from here on
         started_s = time.monotonic()
         done = 0
         while position < up_to:

@@ -118,7 +118,7 @@ class Operator:
             replay = Replay(
                 consumer=consumer, handler=handler, store=self._store, db=live, other=own, progress=progress
             )
-            return await replay.run(request, row["position"])
+            return await replay.run(request, row["position"], row["up_to"])
         assert isinstance(request, RebuildRequest)
         if not isinstance(handler, Projections):
             raise Refused(f"{consumer} decides and appends: it is no read model, and cannot be built anew")

@@ -129,10 +129,12 @@ def skip(
                 return await _not_a_head(database, name, position)
             async with acting(
                 servers, "parked skip", name, operator=operator, reason=reason, arguments={"position": position}
-            ):
+            ) as act:
                 connection = await database.connection()
                 async with connection.transaction():
                     if not await _leave_out(connection, name, position, reason, operator or operator_name()):
+                        act.outcome = "failed"
+                        act.detail["error"] = "not parked any more"
                         output.complain(f"{name} has not parked position {position} any more")
                         return FOUND
             left = await _outcome(database, name, [heads[0]["stream"]], wait_s)
