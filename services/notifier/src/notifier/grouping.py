@@ -48,6 +48,9 @@ USUAL_OF = 32
 USUAL_FROM = 5
 """With fewer than these nothing is known of the customer, and large is `LARGE_FACTOR` times the floor."""
 
+ALONE = "alone:"
+"""What the keys of lanes begin with that hold one message and never another."""
+
 THROTTLE_PERIOD = timedelta(hours=1)
 THROTTLE: dict[Category, int] = {
     "transaction": 12,
@@ -97,7 +100,8 @@ class Group(msgspec.Struct, kw_only=True, omit_defaults=True):
         told = fact.told
         self.count += 1
         self.latest = fact
-        self.priority = more_urgent(self.priority, fact.priority)
+        if fact.priority != self.priority:
+            self.priority = more_urgent(self.priority, fact.priority)
         if told.amount_minor is not None:
             self.total_minor = (self.total_minor or 0) + told.amount_minor
         self.received_minor += told.received_minor
@@ -140,7 +144,7 @@ class Drop(NamedTuple):
 def lane_key(fact: Fact) -> str:
     """The lane of a fact, among those of its customer."""
     if fact.alone:
-        return f"alone:{fact.event_id}"
+        return f"{ALONE}{fact.event_id}"
     if fact.told.text == HISTORY:
         return HISTORY
     return f"{fact.category}:{fact.told.currency or ''}"
@@ -151,10 +155,11 @@ def weigh(lane: Lane, fact: Fact) -> Fact:
     size = fact.told.size_minor
     if size is None:
         return fact
-    large = is_large(lane.recent, size, fact.told.currency or "")
-    lane.recent.append(size)
-    if len(lane.recent) > USUAL_OF:
-        del lane.recent[0]
+    recent = lane.recent
+    large = is_large(recent, size, fact.told.currency or "")
+    recent.append(size)
+    if len(recent) > USUAL_OF:
+        del recent[0]
     return msgspec.structs.replace(fact, priority=more_urgent(fact.priority, "high")) if large else fact
 
 

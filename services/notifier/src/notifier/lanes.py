@@ -1,29 +1,32 @@
-"""Lanes and sightings in the database, and the lanes of the last customers in memory.
+"""Customers, lanes and sightings in the database, and what is known of the last customers in memory.
 
-Whoever changes lanes, a consumer or a clock of any replica, takes the one row of `lane_writer` first and leaves a token
-there. Finding its own token, a process knows that nobody else has written since its last commit, and that its lanes in
-memory are those of the database; finding another one, or that of before a transaction that did not commit, it forgets
-them all.
+Whoever changes any of it, a consumer or a clock of any replica, takes the one row of `lane_writer` first and leaves a
+token there. Finding its own token, a process knows that nobody else has written since its last commit, and that what it
+has in memory is what the database has; finding another one, or that of before a transaction that did not commit, it
+forgets everything.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
+from events.contracts.notification import PreferenceChanged
 
-from notifier.grouping import Lane
+from notifier.grouping import ALONE, Lane
+from notifier.preferences import DEFAULTS
 from notifier.rules import Fact
 from notifier.telling import Sighting
 
 CUSTOMERS_MAX = 5_000
-"""Customers whose lanes are kept in memory: some kilobytes each."""
+"""Customers who are kept in memory: some kilobytes each."""
 
 _encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
 _decoder = msgspec.msgpack.Decoder(Lane)
+_preference_decoder = msgspec.json.Decoder(PreferenceChanged)
 
 DDL = """
     CREATE TABLE IF NOT EXISTS lane (
@@ -32,7 +35,9 @@ DDL = """
         deadline timestamptz,
         state bytea NOT NULL,
         PRIMARY KEY (user_id, key)
-    ) WITH (fillfactor = 60); -- rewritten in place while a group gathers
+    );
+    -- Rewritten in place while a group gathers. A large group is not compressed and put elsewhere each time.
+    ALTER TABLE lane SET (fillfactor = 60, toast_tuple_target = 8160);
     CREATE INDEX IF NOT EXISTS lane_due ON lane (deadline) WHERE deadline IS NOT NULL;
     CREATE TABLE IF NOT EXISTS lane_writer (
         only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -48,21 +53,58 @@ DDL = """
         PRIMARY KEY (user_id, name)
     );
     CREATE INDEX IF NOT EXISTS sighting_by_age ON sighting (seen_at);
+    CREATE TABLE IF NOT EXISTS recent_link (
+        user_id uuid NOT NULL,
+        platform text NOT NULL,
+        position bigint NOT NULL,
+        recorded_at timestamptz NOT NULL,
+        PRIMARY KEY (user_id, platform)
+    );
+    CREATE TABLE IF NOT EXISTS preferred (
+        user_id uuid PRIMARY KEY,
+        preferences bytea NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS gone_user (
+        user_id uuid PRIMARY KEY
+    );
 """
 
 
-class LaneKey(NamedTuple):
-    user_id: UUID
-    key: str
+class Link(NamedTuple):
+    """When a customer linked a platform."""
+
+    position: int
+    recorded_at: datetime
+
+
+class Customer:
+    """What the consumer knows of a customer, as of its position."""
+
+    __slots__ = ("gone", "lanes", "links", "preferences")
+
+    def __init__(self) -> None:
+        self.gone = False
+        """Erased: nothing is told of them any more."""
+        self.preferences = DEFAULTS
+        self.links: dict[str, Link] = {}
+        """By platform."""
+        self.lanes: dict[str, Lane] = {}
+        """By key: all that there are, but for messages that stood alone and were told."""
+
+    def lane(self, key: str) -> Lane:
+        """The lane of that key; a new one where there was none."""
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(key=key)
+        return lane
 
 
 class Lanes:
-    """The lanes as one process has them. Everything is done in a transaction that has called `lock` first."""
+    """The customers as one process has them. Everything is done in a transaction that has called `lock` first."""
 
     def __init__(self) -> None:
         self._token: UUID | None = None
-        self._known: OrderedDict[UUID, dict[str, Lane]] = OrderedDict()
-        """Of each customer the lanes that were looked for: one is in the database or it has never been."""
+        self._known: OrderedDict[UUID, Customer] = OrderedDict()
 
     async def lock(self, db: asyncpg.Connection) -> None:
         """Waits for whoever else writes lanes, until the end of the transaction."""
@@ -81,65 +123,75 @@ class Lanes:
             self._known.clear()
         self._token = token
 
-    async def load(self, db: asyncpg.Connection, wanted: Collection[LaneKey]) -> dict[LaneKey, Lane]:
-        """The lanes of these customers and keys; new ones where there were none."""
-        lanes: dict[LaneKey, Lane] = {}
-        unknown: list[LaneKey] = []
-        for pair in wanted:
-            lane = self._known.get(pair.user_id, _NOTHING).get(pair.key)
-            if lane is None:
-                unknown.append(pair)
-                lane = Lane(key=pair.key)
-            lanes[pair] = lane
+    async def customers(self, db: asyncpg.Connection, users: Collection[UUID]) -> dict[UUID, Customer]:
+        """What is known of these customers. Their lanes are changed in place, and then saved."""
+        found: dict[UUID, Customer] = {}
+        unknown: dict[UUID, Customer] = {}
+        for user in users:
+            customer = self._known.get(user)
+            if customer is None:
+                customer = self._known[user] = unknown[user] = Customer()
+            else:
+                self._known.move_to_end(user)
+            found[user] = customer
         if unknown:
-            rows = await db.fetch(
-                "SELECT user_id, key, state FROM lane JOIN unnest($1::uuid[], $2::text[]) AS wanted (user_id, key)"
-                " USING (user_id, key)",
-                [pair.user_id for pair in unknown],
-                [pair.key for pair in unknown],
-            )
-            for row in rows:
-                lanes[LaneKey(row["user_id"], row["key"])] = _decoder.decode(row["state"])
-        return lanes
+            await _load(db, unknown)
+        while len(self._known) > max(CUSTOMERS_MAX, len(found)):
+            self._known.popitem(last=False)
+        return found
 
-    async def of_user(self, db: asyncpg.Connection, user: UUID) -> dict[LaneKey, Lane]:
-        """A customer's lanes whose group waits."""
-        rows = await db.fetch("SELECT key, state FROM lane WHERE user_id = $1 AND deadline IS NOT NULL", user)
-        return {LaneKey(user, row["key"]): _decoder.decode(row["state"]) for row in rows}
-
-    async def due(self, db: asyncpg.Connection, horizon: datetime, limit: int) -> dict[LaneKey, Lane]:
-        """The lanes whose group's deadline is not after `horizon`, the oldest deadline first."""
+    async def due(self, db: asyncpg.Connection, horizon: datetime, limit: int) -> list[tuple[UUID, str]]:
+        """The customers and keys of lanes whose group's deadline is not after `horizon`, the oldest deadline first."""
         rows = await db.fetch(
-            "SELECT user_id, key, state FROM lane WHERE deadline <= $1 ORDER BY deadline LIMIT $2", horizon, limit
+            "SELECT user_id, key FROM lane WHERE deadline <= $1 ORDER BY deadline LIMIT $2", horizon, limit
         )
-        return {LaneKey(UUID(int=r["user_id"].int), r["key"]): _decoder.decode(r["state"]) for r in rows}
+        return [(UUID(int=row["user_id"].int), row["key"]) for row in rows]
 
-    async def save(self, db: asyncpg.Connection, lanes: Mapping[LaneKey, Lane]) -> None:
+    async def save(self, db: asyncpg.Connection, lanes: Sequence[tuple[UUID, Lane]]) -> None:
+        """Writes lanes of customers that were asked for in this transaction."""
         if not lanes:
             return
         await db.execute(
             "INSERT INTO lane (user_id, key, deadline, state)"
             " SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bytea[])"
             " ON CONFLICT (user_id, key) DO UPDATE SET deadline = excluded.deadline, state = excluded.state",
-            [pair.user_id for pair in lanes],
-            [pair.key for pair in lanes],
-            [lane.group.deadline if lane.group is not None and lane.group.waits else None for lane in lanes.values()],
-            [_encoder.encode(lane) for lane in lanes.values()],
+            [user for user, _ in lanes],
+            [lane.key for _, lane in lanes],
+            [lane.group.deadline if lane.group is not None and lane.group.waits else None for _, lane in lanes],
+            [_encoder.encode(lane) for _, lane in lanes],
         )
-        for pair, lane in lanes.items():
-            if pair.user_id in self._known:
-                self._known[pair.user_id][pair.key] = lane
-                self._known.move_to_end(pair.user_id)
-            else:
-                self._known[pair.user_id] = {pair.key: lane}
-        while len(self._known) > CUSTOMERS_MAX:
-            self._known.popitem(last=False)
 
     def forget(self, user: UUID) -> None:
+        """The next one who asks gets what the database has."""
         self._known.pop(user, None)
 
 
-_NOTHING: Mapping[str, Lane] = {}
+async def _load(db: asyncpg.Connection, customers: Mapping[UUID, Customer]) -> None:
+    users = list(customers)
+    chosen = await db.fetch(
+        "SELECT user_id, preferences, gone.user_id IS NOT NULL AS gone FROM unnest($1::uuid[]) AS wanted (user_id)"
+        " LEFT JOIN preferred USING (user_id) LEFT JOIN gone_user AS gone USING (user_id)"
+        " WHERE preferences IS NOT NULL OR gone.user_id IS NOT NULL",
+        users,
+    )
+    for row in chosen:
+        customer = customers[row["user_id"]]
+        customer.gone = row["gone"]
+        if row["preferences"] is not None:
+            customer.preferences = _preference_decoder.decode(row["preferences"])
+    links = await db.fetch(
+        "SELECT user_id, platform, position, recorded_at FROM recent_link WHERE user_id = ANY($1)", users
+    )
+    for row in links:
+        customers[row["user_id"]].links[row["platform"]] = Link(row["position"], row["recorded_at"])
+    lanes = await db.fetch(
+        "SELECT user_id, state FROM lane WHERE user_id = ANY($1) AND (deadline IS NOT NULL OR key NOT LIKE $2)",
+        users,
+        f"{ALONE}%",
+    )
+    for row in lanes:
+        lane = _decoder.decode(row["state"])
+        customers[row["user_id"]].lanes[lane.key] = lane
 
 
 async def held_back(database: "asyncpg.Pool[asyncpg.Record]", user: UUID) -> int:

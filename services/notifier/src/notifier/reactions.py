@@ -8,9 +8,9 @@ two cannot decide anew. Groups that no further event closes are closed by the cl
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, cast
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
@@ -28,7 +28,8 @@ from events.store import EventStore
 from prometheus_client import Counter
 
 from notifier import grouping, lanes, outbox
-from notifier.lanes import LaneKey, Lanes, load_sightings, save_sightings
+from notifier.grouping import Lane
+from notifier.lanes import Customer, Lanes, load_sightings, save_sightings
 from notifier.outbox import Outbox, enqueue
 from notifier.rules import TYPES as RULE_TYPES
 from notifier.rules import Fact, fact_of, history_of
@@ -48,12 +49,15 @@ _LINK_SETTLES_IN = timedelta(days=1)
 _USER_ERASED = contract_of(identity.UserErased).type
 _LINK_REMOVED = contract_of(identity.LinkRemoved).type
 _PREFERENCE_CHANGED = contract_of(PreferenceChanged).type
-_OPENED, _POSTED = contract_of(ledger.AccountOpened).type, contract_of(ledger.AccountPosted).type
+_POSTED = contract_of(ledger.AccountPosted).type
+_NOTED = frozenset({contract_of(ledger.AccountOpened).type, LINK_CONFIRMED, _USER_ERASED, _PREFERENCE_CHANGED})
 _ITEMS = frozenset(kind for kind in RULE_TYPES if kind.startswith(TYPE_PREFIXES)) | {LINK_CONFIRMED, _LINK_REMOVED}
 """What the platforms report, and the links that say of whom."""
 
+_NAMES_ITS_USER = frozenset(contract_of(kind).type for kind in (identity.SessionStarted, identity.RefreshReuseDetected))
+"""What is told to the user that the payload names. Anything else is told to the event's subject."""
+
 _name_decoder = msgspec.json.Decoder(AccountName)
-_preference_decoder = msgspec.json.Decoder(PreferenceChanged)
 
 DDL = """
     CREATE TABLE IF NOT EXISTS account_name (
@@ -61,35 +65,11 @@ DDL = """
         user_id uuid NOT NULL,
         name bytea NOT NULL
     );
-    CREATE TABLE IF NOT EXISTS recent_link (
-        user_id uuid NOT NULL,
-        platform text NOT NULL,
-        position bigint NOT NULL,
-        recorded_at timestamptz NOT NULL,
-        PRIMARY KEY (user_id, platform)
-    );
-    CREATE TABLE IF NOT EXISTS preferred (
-        user_id uuid PRIMARY KEY,
-        preferences bytea NOT NULL
-    );
-    CREATE TABLE IF NOT EXISTS gone_user (
-        user_id uuid PRIMARY KEY
-    );
 """
 
 
-_ByType = defaultdict[str, list[RecordedEvent]]
-_Told = tuple[UUID, Fact]
-"""A fact, and whose it is."""
-
-
-class _Sight(NamedTuple):
-    """An event, whose it is, and with which event of the log it became known."""
-
-    when: RecordedEvent
-    user_id: UUID
-    event: RecordedEvent
-    is_past: bool
+_Sight = tuple[RecordedEvent, RecordedEvent]
+"""An event, after the event of the log with which it became known: itself, but where it waited for a link."""
 
 
 class Grouping:
@@ -115,55 +95,64 @@ class Grouping:
         """Takes a chunk of the log into the lanes; what is to be told is in the outbox when it commits."""
         # One at a time: the clocks of all replicas take the same lock.
         await self._lanes.lock(db)
-        of: _ByType = defaultdict(list)
-        for event in events:
-            of[event.type].append(event)
-        await self._note(db, of)
-        facts = await self._facts(db, events, of)
-        gone = await _gone(db, {user for user, _ in facts})
-        await self.take(db, [(user, fact) for user, fact in facts if user not in gone], datetime.now(UTC))
+        await self._note(db, [event for event in events if event.type in _NOTED])
+        await self._fold(db, await self._sights(db, events), datetime.now(UTC))
         self._applied_at = max(self._applied_at, events[-1].recorded_at)
         self.outbox.wake(events[-1].position)
 
-    async def take(self, db: asyncpg.Connection, facts: Sequence[tuple[UUID, Fact]], now: datetime) -> None:
-        """Takes facts, in log order, each with its customer."""
-        if not facts:
-            return
-        chapter = Chapter(now, await preferences_of(db, {user for user, _ in facts}))
-        grouped: list[tuple[LaneKey, Fact]] = []
-        for user, fact in facts:
-            if fact.priority == "critical":
-                chapter.tell_at_once(user, fact)
-            else:
-                grouped.append((LaneKey(user, grouping.lane_key(fact)), fact))
-        # Everything is decided in memory, over the whole chunk: a lane is read and written once, however many
-        # events it gets.
-        touched = await self._lanes.load(db, {pair for pair, _ in grouped})
-        sightings = await load_sightings(db, ((pair.user_id, fact) for pair, fact in grouped))
-        for pair, fact in grouped:
-            chapter.take(pair.user_id, touched[pair], fact, sightings)
-        await self._lanes.save(db, touched)
-        await save_sightings(db, sightings)
-        await self._write(db, chapter)
-
-    async def _facts(self, db: asyncpg.Connection, events: Sequence[RecordedEvent], of: _ByType) -> list[_Told]:
-        """What the events are to whom, in log order."""
-        past = await self._past(db, of[_POSTED])
-        found = [
-            _Sight(event, user, event, event.event_id in past)
-            for event in events
-            if event.type in RULE_TYPES and (user := _recipient(event)) is not None
-        ]
-        items = [event for event in events if event.type in _ITEMS]
+    async def _sights(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> dict[UUID, list[_Sight]]:
+        """The events by whom they are told to, for each in the order in which they became known."""
+        sights: defaultdict[UUID, list[_Sight]] = defaultdict(list)
+        items: list[RecordedEvent] = []
+        for event in events:
+            kind = event.type
+            if kind in _ITEMS:
+                items.append(event)
+            if kind in RULE_TYPES:
+                # A platform's item has no subject: its link tells whose it is.
+                payload: Any = event.payload if kind in _NAMES_ITS_USER else None
+                user = event.subject if payload is None else payload.user_id
+                if user is not None:
+                    sights[user].append((event, event))
         if items:
-            links = of[LINK_CONFIRMED]
+            links = [event for event in items if event.type == LINK_CONFIRMED]
             for user, item in await self._items.resolve(db, items):
                 # What waited for a link becomes known with it.
                 brought = next((link for link in links if _brought(link, item)), None)
-                found.append(_Sight(brought or item, user, item, brought is not None))
-            found.sort(key=lambda sight: sight.when.position)
-        facts: list[_Told] = []
-        for when, user, event, is_past in found:
+                sights[user].append((brought or item, item))
+            for seen in sights.values():
+                seen.sort(key=lambda sight: sight[0].position)
+        return sights
+
+    async def _fold(self, db: asyncpg.Connection, sights: Mapping[UUID, Sequence[_Sight]], now: datetime) -> None:
+        """Takes what was seen into the lanes. Everything is decided in memory, customer by customer: what they have
+        is read and written once, however many events there are."""
+        customers = await self._lanes.customers(db, sights.keys())
+        past = await self._past(customers, sights)
+        told: list[tuple[UUID, Customer, list[Fact]]] = []
+        for (user, seen), customer in zip(sights.items(), customers.values(), strict=True):
+            if not customer.gone and (facts := await self._facts(user, seen, past)):
+                told.append((user, customer, facts))
+        sightings = await load_sightings(db, ((user, fact) for user, _, facts in told for fact in facts))
+        chapter = Chapter(now, {user: customer.preferences for user, customer, _ in told})
+        changed: list[tuple[UUID, Lane]] = []
+        for user, customer, facts in told:
+            lanes: dict[str, Lane] = {}
+            for fact in facts:
+                if fact.priority == "critical":
+                    chapter.tell_at_once(user, fact)
+                else:
+                    key = grouping.lane_key(fact)
+                    lane = lanes[key] = customer.lane(key)
+                    chapter.take(user, lane, fact, sightings)
+            changed += [(user, lane) for lane in lanes.values()]
+        await self._lanes.save(db, changed)
+        await save_sightings(db, sightings)
+        await self._write(db, chapter)
+
+    async def _facts(self, user: UUID, seen: Sequence[_Sight], past: Collection[UUID]) -> list[Fact]:
+        facts: list[Fact] = []
+        for when, event in seen:
             payload = event.payload
             if isinstance(payload, NotificationRequested):
                 opened = await open_text(self._keys, user, payload)
@@ -178,66 +167,61 @@ class Grouping:
                 recorded_at=when.recorded_at,
             )
             if fact is not None:
-                facts.append((user, history_of(fact) if is_past else fact))
+                facts.append(history_of(fact) if when is not event or event.event_id in past else fact)
         return facts
 
-    async def _past(self, db: asyncpg.Connection, postings: Sequence[RecordedEvent]) -> set[UUID]:
+    async def _past(self, customers: Mapping[UUID, Customer], sights: Mapping[UUID, Sequence[_Sight]]) -> set[UUID]:
         """The postings of what a platform had reported before its customer linked."""
-        users = {event.subject for event in postings}
-        if not users:
-            return set()
-        rows = await db.fetch(
-            "SELECT user_id, platform, position, recorded_at FROM recent_link WHERE user_id = ANY($1)", list(users)
-        )
-        if not rows:
-            return set()
-        links = {(row["user_id"], row["platform"]): row for row in rows}
-        candidates: list[tuple[RecordedEvent, int]] = []
-        for event in postings:
-            assert isinstance(event.payload, ledger.AccountPosted)
-            link = links.get((event.subject, event.payload.platform))
-            if (
-                link is not None
-                and event.metadata.causation_id is not None
-                and event.recorded_at - link["recorded_at"] < _LINK_SETTLES_IN
-            ):
-                candidates.append((event, link["position"]))
-        causes = [cast(UUID, event.metadata.causation_id) for event, _ in candidates]
-        positions = await asyncio.gather(*(self._store.position_of(cause) for cause in causes))
+        candidates: list[tuple[UUID, UUID, int]] = []
+        for user, customer in customers.items():
+            if not customer.links:
+                continue
+            for _, event in sights[user]:
+                if event.type != _POSTED or event.metadata.causation_id is None:
+                    continue
+                assert isinstance(event.payload, ledger.AccountPosted)
+                link = customer.links.get(event.payload.platform)
+                if link is not None and event.recorded_at - link.recorded_at < _LINK_SETTLES_IN:
+                    candidates.append((event.event_id, event.metadata.causation_id, link.position))
+        positions = await asyncio.gather(*(self._store.position_of(cause) for _, cause, _ in candidates))
         return {
-            event.event_id
-            for (event, linked), position in zip(candidates, positions, strict=True)
+            event_id
+            for (event_id, _, linked), position in zip(candidates, positions, strict=True)
             if position is not None and position < linked
         }
 
-    async def _note(self, db: asyncpg.Connection, of: _ByType) -> None:
+    async def _note(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         """Remembers accounts' names, links and preferences; forgets who was erased."""
-        if opened := of[_OPENED]:
-            await db.executemany(
-                "INSERT INTO account_name (account_id, user_id, name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-                [
-                    (e.payload.account_id, e.subject, msgspec.json.encode(account_name(e.payload)))
-                    for e in opened
-                    if isinstance(e.payload, ledger.AccountOpened) and e.subject is not None
-                ],
-            )
-        if links := of[LINK_CONFIRMED]:
-            await db.executemany(
-                "INSERT INTO recent_link (user_id, platform, position, recorded_at) VALUES ($1, $2, $3, $4)"
-                " ON CONFLICT (user_id, platform) DO UPDATE"
-                " SET position = excluded.position, recorded_at = excluded.recorded_at",
-                [
-                    (UUID(e.stream_id), e.payload.platform, e.position, e.recorded_at)
-                    for e in links
-                    if isinstance(e.payload, identity.LinkConfirmed)
-                ],
-            )
-        for event in of[_PREFERENCE_CHANGED]:
-            await self._prefer(db, UUID(event.stream_id), event)
-        for event in of[_USER_ERASED]:
-            assert isinstance(event.payload, identity.UserErased)
-            await _erase(db, event.payload.user_id)
-            self._lanes.forget(event.payload.user_id)
+        if not events:
+            return
+        payloads = [event.payload for event in events]
+        await db.executemany(
+            "INSERT INTO account_name (account_id, user_id, name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            [
+                (opened.account_id, event.subject, msgspec.json.encode(account_name(opened)))
+                for event, opened in zip(events, payloads, strict=True)
+                if isinstance(opened, ledger.AccountOpened) and event.subject is not None
+            ],
+        )
+        await db.executemany(
+            "INSERT INTO recent_link (user_id, platform, position, recorded_at) VALUES ($1, $2, $3, $4)"
+            " ON CONFLICT (user_id, platform) DO UPDATE"
+            " SET position = excluded.position, recorded_at = excluded.recorded_at",
+            [
+                (UUID(event.stream_id), link.platform, event.position, event.recorded_at)
+                for event, link in zip(events, payloads, strict=True)
+                if isinstance(link, identity.LinkConfirmed)
+            ],
+        )
+        for event, payload in zip(events, payloads, strict=True):
+            if isinstance(payload, PreferenceChanged):
+                await self._prefer(db, UUID(event.stream_id), event)
+        # Last: what the chunk says of them goes, too.
+        for payload in payloads:
+            if isinstance(payload, identity.UserErased):
+                await _erase(db, payload.user_id)
+        for event, payload in zip(events, payloads, strict=True):
+            self._lanes.forget(payload.user_id if isinstance(payload, identity.UserErased) else UUID(event.stream_id))
 
     async def _prefer(self, db: asyncpg.Connection, user: UUID, event: RecordedEvent) -> None:
         """Notes preferences. What was held back for the former quiet hours is decided again."""
@@ -247,12 +231,12 @@ class Grouping:
             user,
             event.data,
         )
-        waiting = await self._lanes.of_user(db, user)
-        held = {pair: lane for pair, lane in waiting.items() if lane.group is not None and lane.group.held}
-        for lane in held.values():
+        customer = (await self._lanes.customers(db, (user,)))[user]
+        held = [lane for lane in customer.lanes.values() if lane.group is not None and lane.group.held]
+        for lane in held:
             assert lane.group is not None
             lane.group.deadline = min(lane.group.deadline, event.recorded_at)
-        await self._lanes.save(db, held)
+        await self._lanes.save(db, [(user, lane) for lane in held])
 
     async def _write(self, db: asyncpg.Connection, chapter: "Chapter") -> None:
         """Puts into words what is to be told, and that into the outbox, durably."""
@@ -307,13 +291,18 @@ class Grouping:
             )
             if not due and not awake:
                 return 0
-            woken = {UUID(int=r["user_id"].int) for r in awake}
-            chapter = Chapter(now, await preferences_of(db, {user for user, _ in due} | woken))
-            for (user, _), lane in due.items():
+            customers = await self._lanes.customers(
+                db, {user for user, _ in due} | {UUID(int=row["user_id"].int) for row in awake}
+            )
+            chapter = Chapter(now, {user: customer.preferences for user, customer in customers.items()})
+            settled: list[tuple[UUID, Lane]] = []
+            for user, key in due:
+                lane = customers[user].lanes[key]
                 assert lane.group is not None
                 self.jitter_s.append((now - lane.group.deadline).total_seconds())
                 chapter.settle(user, lane)
-            await self._lanes.save(db, due)
+                settled.append((user, lane))
+            await self._lanes.save(db, settled)
             await self._write(db, chapter)
             await enqueue(db, [entry for row in awake if (entry := _woken(chapter, row)) is not None])
         return len(due)
@@ -328,13 +317,6 @@ class Grouping:
         now = datetime.now(UTC)
         await self._database.execute("DELETE FROM sighting WHERE seen_at < $1", now - SEEN_FOR)
         await self._database.execute("DELETE FROM lane WHERE deadline IS NULL AND key LIKE 'alone:%'")
-
-
-def _recipient(event: RecordedEvent) -> UUID | None:
-    """Whose inbox an event goes to; None for a platform's item, which is resolved by its link, and for nobody's."""
-    if isinstance(event.payload, identity.SessionStarted | identity.RefreshReuseDetected):
-        return event.payload.user_id
-    return event.subject
 
 
 def _brought(link: RecordedEvent, item: RecordedEvent) -> bool:
@@ -352,15 +334,3 @@ async def _erase(db: asyncpg.Connection, user: UUID) -> None:
     for table in ("lane", "sighting", "outbox", "account_name", "recent_link", "preferred"):
         await db.execute(f"DELETE FROM {table} WHERE user_id = $1", user)
     await db.execute("INSERT INTO gone_user VALUES ($1) ON CONFLICT DO NOTHING", user)
-
-
-async def _gone(db: asyncpg.Connection, users: set[UUID]) -> set[UUID]:
-    """Those of the users who were erased: nothing is told of them any more."""
-    rows = await db.fetch("SELECT user_id FROM gone_user WHERE user_id = ANY($1)", list(users))
-    return {UUID(int=row["user_id"].int) for row in rows}
-
-
-async def preferences_of(db: asyncpg.Connection, users: set[UUID]) -> dict[UUID, PreferenceChanged]:
-    """The preferences of those who have set any, as of this consumer's position."""
-    rows = await db.fetch("SELECT user_id, preferences FROM preferred WHERE user_id = ANY($1)", list(users))
-    return {UUID(int=row["user_id"].int): _preference_decoder.decode(row["preferences"]) for row in rows}

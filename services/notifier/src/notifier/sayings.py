@@ -129,8 +129,10 @@ def posting(event: ledger.AccountPosted) -> Told | None:
     if event.type == "trade":
         return None  # `trading.trade.executed` tells it, with the symbol and the price
     mine = str(event.account_id)
-    leg = next((leg for leg in event.legs if leg.account_id == mine), None)
-    if leg is None:
+    for leg in event.legs:
+        if leg.account_id == mine:
+            break
+    else:
         return None  # nothing moved on the account
     credit = leg.amount_minor > 0
     who: Value

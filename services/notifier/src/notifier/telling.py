@@ -116,10 +116,11 @@ class Chapter:
         self.spoken.append(Spoken(user, fact, group, preferences, None))
 
     def take(self, user: UUID, lane: Lane, fact: Fact, sightings: "dict[tuple[UUID, str], Sighting | None]") -> None:
-        name = fact.told.both_report or fact.told.once
+        told = fact.told
+        name = told.both_report or told.once
         if name is not None and (seen := sightings.get((user, name))) is not None:
-            both = fact.told.both_report is not None and seen.platform != fact.told.platform
-            once = fact.told.once is not None and fact.recorded_at - seen.seen_at < ONCE_FOR
+            both = told.both_report is not None and seen.platform != told.platform
+            once = told.once is not None and fact.recorded_at - seen.seen_at < ONCE_FOR
             if both:
                 self._same_again(user, lane, fact, seen)
                 sightings[user, name] = None  # each report is matched by one other
@@ -127,9 +128,9 @@ class Chapter:
                 self.same += 1
                 return
         fact = grouping.weigh(lane, fact)
-        if lane.group is not None and lane.group.waits and fact.recorded_at >= lane.group.deadline:
-            self.settle(user, lane)
         group = lane.group
+        if group is not None and group.waits and fact.recorded_at >= group.deadline:
+            self.settle(user, lane)
         if group is not None and group.takes(fact):
             group.add(fact)
             if group.channels:
@@ -139,7 +140,7 @@ class Chapter:
             if fact.alone:
                 self.settle(user, lane)
         if name is not None:
-            sightings[user, name] = Sighting(fact.told.platform, lane.key, group.notification_id, fact.recorded_at)
+            sightings[user, name] = Sighting(told.platform, lane.key, group.notification_id, fact.recorded_at)
 
     def settle(self, user: UUID, lane: Lane) -> None:
         group = lane.group
