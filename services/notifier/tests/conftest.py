@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from deployed import MASTER, settings_of
+from outside import endpoint, mailbox, post  # noqa: F401 - fixtures
 from read_side import World, open_world
 
 if TYPE_CHECKING:

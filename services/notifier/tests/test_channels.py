@@ -1,45 +1,28 @@
 """The channels over a real SMTP server and real HTTP endpoints: delivered, refused, hanging, gone."""
 
 import asyncio
-import base64
 import json
-import os
-import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from email import message_from_bytes
-from email.policy import default as modern
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, cast
 
-import http_ece
+import asyncpg
 import jwt
 import pytest
-from aiohttp import web
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
-from chassis.egress import Egress
 from chassis.settings import Secret
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from events.contracts import identity, ledger
 from events.contracts.notification import NotificationRaised, PreferenceChanged, QuietHours
-from events.envelope import new_id, platform_stream
-from events.sealing import SubjectKeys
+from events.envelope import new_id
 from notifier import deliveries
-from notifier.channels import Mail, Webhook, WebPush
-from notifier.deliveries import DeliveryLedger, OutsideChannel
+from notifier.deliveries import DeliveryLedger
 from notifier.further import AppriseServices
-from notifier.sending import Channels, Sender
-from notifier.settings import Settings
 from standardwebhooks import Webhook as Verifier
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from deployed import MASTER, settings_of
+from deployed import settings_of
+from outside import BROKER, EMAIL, Browser, Endpoint, Post, add_webhook, open_post, soon, subscribe
 from samples import opened, posting, risk
 
 if TYPE_CHECKING:
@@ -48,139 +31,6 @@ if TYPE_CHECKING:
     from conftest import Desk
 
 pytestmark = pytest.mark.integration
-
-BROKER = platform_stream("vyomo", "VY-1")
-EMAIL = "asha@example.in"
-
-
-class Mailbox:
-    """What the SMTP server got; `answer` is what it says to a recipient, `pause_s` how long it thinks before."""
-
-    def __init__(self) -> None:
-        self.mails: list[Any] = []
-        self.recipients: list[str] = []
-        self.answer = "250 OK"
-        self.pause_s = 0.0
-
-    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if self.answer.startswith("250"):
-            envelope.rcpt_tos.append(address)
-        return self.answer
-
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        await asyncio.sleep(self.pause_s)
-        assert isinstance(envelope.content, bytes)
-        self.mails.append(message_from_bytes(envelope.content, policy=modern))
-        self.recipients += envelope.rcpt_tos
-        return "250 Taken"
-
-
-class Endpoint:
-    """A push service, or a webhook's receiver."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[dict[str, str], bytes]] = []
-        self.status = 201
-        self.pause_s = 0.0
-        self.headers: dict[str, str] = {}
-        self.url = ""
-        self.port = 0
-
-    async def take(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        self.requests.append(({name.lower(): value for name, value in request.headers.items()}, body))
-        await asyncio.sleep(self.pause_s)
-        return web.Response(status=self.status, headers=self.headers)
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    made = Endpoint()
-    app = web.Application()
-    app.router.add_post("/{name}", made.take)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.port = runner.addresses[0][1]
-    made.url = f"http://127.0.0.1:{made.port}"
-    yield made
-    await runner.cleanup()
-
-
-@pytest.fixture
-def mailbox() -> Any:
-    box: Any = Mailbox()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        box.port = probe.getsockname()[1]
-    controller = Controller(box, hostname="127.0.0.1", port=box.port)
-    controller.start()
-    yield box
-    controller.stop()
-
-
-class Post:
-    """The sender, driven step by step, with the keys that open addresses."""
-
-    def __init__(self, desk: "Desk", sender: Sender, seal: SubjectKeys) -> None:
-        self.desk = desk
-        self.sender = sender
-        self.seal = seal
-
-    async def customer(self) -> UUID:
-        user = new_id()
-        profile = json.dumps({"email": EMAIL, "full_name": "Asha", "phone": "+91"})
-        sealed = await self.seal.seal(user, profile, "profile")
-        link = identity.LinkConfirmed(
-            link_id=new_id(), platform="vyomo", platform_customer_id="VY-1", platform_stream=BROKER
-        )
-        await self.desk.append(f"user-{user}", identity.UserRegistered(user_id=user, sealed_profile=sealed), link)
-        return user
-
-    async def send(self, channel: OutsideChannel, at: datetime | None = None) -> int:
-        """What is due on a channel at an instant (now); how many attempts that were."""
-        claimed = await deliveries.claim(self.desk.world.db, channel, at or datetime.now(UTC), 100)
-        await asyncio.gather(*(self.sender.deliver(delivery) for delivery in claimed))
-        return len(claimed)
-
-    async def rows(self, channel: OutsideChannel) -> list[Any]:
-        return await self.desk.world.db.fetch(
-            "SELECT * FROM delivery WHERE channel = $1 ORDER BY updated_at, id", channel
-        )
-
-
-@asynccontextmanager
-async def open_post(cell: "Cell", desk: "Desk", settings: Settings) -> AsyncIterator[Post]:
-    seal = await SubjectKeys.connect(cell.keys_url("identity"), MASTER)
-    keys = await SubjectKeys.connect(cell.keys_url("notifier"), MASTER)
-    async with Egress(settings.allowed_targets.split(","), timeout_s=settings.send_timeout_s) as egress:
-        further = None
-        if settings.apprise_urls is not None:
-            further = AppriseServices(settings.apprise_urls, allowed=settings.allowed_targets.split(","))
-        channels = Channels(Mail(settings), WebPush(settings, egress), Webhook(egress), further)
-        yield Post(desk, Sender(desk.world.db, keys, channels, settings), seal)
-    await seal.close()
-    await keys.close()
-
-
-@pytest.fixture
-async def post(cell: "Cell", desk: "Desk", mailbox: Any, endpoint: Endpoint) -> AsyncIterator[Post]:
-    settings = settings_of(
-        smtp_host="127.0.0.1",
-        smtp_port=mailbox.port,
-        smtp_security="none",
-        allowed_targets=f"127.0.0.1:{endpoint.port}",
-        send_timeout_s=0.5,
-    )
-    async with open_post(cell, desk, settings) as opened_post:
-        yield opened_post
-
-
-def soon(seconds: float = 6) -> datetime:
-    return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 async def test_a_critical_notification_is_mailed_once(post: Post, mailbox: Any) -> None:
@@ -279,18 +129,6 @@ async def test_an_attempt_that_died_is_not_repeated_by_mail_but_by_webhook(post:
     assert [row["status"] for row in await post.rows("webhook")] == ["delivered"]
 
 
-async def add_webhook(post: Post, user: UUID, endpoint: Endpoint) -> str:
-    secret = "whsec_" + base64.b64encode(os.urandom(24)).decode()
-    await post.desk.world.db.execute(
-        "INSERT INTO webhook_target (user_id, id, url, secret) VALUES ($1, $2, $3, $4)",
-        user,
-        new_id(),
-        f"{endpoint.url}/hook",
-        secret,
-    )
-    return secret
-
-
 async def test_a_webhook_is_signed_retried_and_given_up(post: Post, endpoint: Endpoint) -> None:
     user = await post.customer()
     secret = await add_webhook(post, user, endpoint)
@@ -315,39 +153,6 @@ async def test_a_webhook_is_signed_retried_and_given_up(post: Post, endpoint: En
     endpoint.status = 410
     await post.send("webhook", soon(901))
     assert await post.desk.world.db.fetchval("SELECT count(*) FROM webhook_target") == 0
-
-
-class Browser:
-    """A subscription and the keys to read what comes over it (RFC 8291)."""
-
-    def __init__(self, endpoint: Endpoint, name: str) -> None:
-        self.private = ec.generate_private_key(ec.SECP256R1())
-        self.auth = os.urandom(16)
-        self.endpoint = f"{endpoint.url}/{name}"
-
-    @property
-    def subscription(self) -> dict[str, Any]:
-        point = self.private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        return {"endpoint": self.endpoint, "keys": {"p256dh": _b64(point), "auth": _b64(self.auth)}}
-
-    def read(self, body: bytes) -> Any:
-        return json.loads(http_ece.decrypt(body, private_key=self.private, auth_secret=self.auth))
-
-
-def _b64(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-async def subscribe(post: Post, user: UUID, browser: Browser) -> None:
-    keys = browser.subscription["keys"]
-    await post.desk.world.db.execute(
-        "INSERT INTO push_subscription (id, user_id, endpoint, p256dh, auth) VALUES ($1, $2, $3, $4, $5)",
-        new_id(),
-        user,
-        browser.endpoint,
-        keys["p256dh"],
-        keys["auth"],
-    )
 
 
 async def test_web_push_reaches_the_browser_and_dead_ones_are_pruned(post: Post, endpoint: Endpoint) -> None:
@@ -458,6 +263,32 @@ async def test_the_night_is_mailed_as_one_digest(post: Post, mailbox: Any) -> No
     (mail,) = mailbox.mails
     assert mail["Subject"] == f"{len(raised)} notifications while you were away"
     assert all(event.title in mail.get_content() for event in raised)
+
+
+async def test_what_comes_after_its_digest_was_sent_is_mailed_by_itself(post: Post, mailbox: Any) -> None:
+    user = await post.customer()
+    nights = QuietHours(days=("mon", "tue", "wed", "thu", "fri", "sat", "sun"), start="00:00", end="00:00")
+    await post.desk.append(f"inbox-{user}", PreferenceChanged(quiet_hours=(nights,)))
+    await post.desk.append(f"ledger-{user}", opened(new_id()), posting(-100, below_floor=True))
+    await post.desk.run()
+    await post.desk.tick(soon())
+    await post.desk.append(f"inbox-{user}", PreferenceChanged())
+    await post.desk.run()
+    await post.desk.tick(soon())
+    held = [
+        event
+        for event in await post.desk.store.read_log(0)
+        if isinstance(event.payload, NotificationRaised) and event.payload.digest_id is not None
+    ]
+    assert len(held) == 2
+    database = post.desk.world.db
+    await database.execute("DELETE FROM delivery")
+    for times, event in ((1, held[0]), (2, held[1])):
+        for _ in range(times):
+            async with database.acquire() as proxy, proxy.transaction():
+                await post.desk.ledger.apply(cast(asyncpg.Connection, proxy), [event])
+        assert await post.send("email", soon(10)) == 1
+    assert len(mailbox.mails) == len(await post.rows("email")) == 2
 
 
 async def test_a_target_in_our_own_network_is_never_connected_to(post: Post, endpoint: Endpoint) -> None:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from notifier import grouping
 from notifier.grouping import (
+    EVENT_IDS_MAX,
     LARGE_FACTOR,
     LARGE_FLOOR_MINOR,
     THROTTLE,
@@ -25,82 +26,18 @@ from notifier.grouping import (
     USUAL_FROM,
     USUAL_OF,
     WINDOW,
-    Lane,
     is_large,
     lane_key,
 )
 from notifier.preferences import DEFAULTS, channels, quiet_until
 from notifier.rules import Fact, history_of
-from notifier.telling import Chapter, Sighting, woken
+from notifier.telling import Chapter, woken
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from samples import ACCOUNTS, EVENTS, opened, posting, risk, trade, transfer
+from in_memory import Notifier, decode
+from samples import EVENTS, opened, posting, risk, trade, transfer
 from tellers import AT, USER, fact, number, seconds
-
-Lanes = dict[tuple[UUID, str], Lane]
-_encode, _decode = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Lane).decode
-
-
-class Notifier:
-    """The consumer, its clock and its outbox, without a database: what is stored is stored as bytes."""
-
-    def __init__(self, preferences: PreferenceChanged = DEFAULTS) -> None:
-        self.preferences = preferences
-        self.lanes: dict[tuple[UUID, str], bytes] = {}
-        self.sightings: dict[tuple[UUID, str], Sighting | None] = {}
-        self.store: dict[UUID, tuple[datetime, Any]] = {}
-        """By event id, as the event store keeps them: the first append counts."""
-
-    def chunk(self, facts: Sequence[Fact], now: datetime, *, crash: bool = False) -> None:
-        chapter = Chapter(now, {USER: self.preferences})
-        lanes = {key: _decode(state) for key, state in self.lanes.items()}
-        sightings = dict(self.sightings)
-        for one in facts:
-            if one.priority == "critical":
-                chapter.tell_at_once(USER, one)
-                continue
-            lane = lanes.setdefault((USER, lane_key(one)), Lane(key=lane_key(one)))
-            chapter.take(USER, lane, one, sightings)
-        if not crash:  # a transaction that does not commit leaves nothing
-            self._commit(chapter, lanes, sightings)
-
-    def tick(self, now: datetime, *, crash: bool = False) -> None:
-        chapter = Chapter(now, {USER: self.preferences})
-        lanes = {key: _decode(state) for key, state in self.lanes.items()}
-        for lane in lanes.values():
-            if lane.group is not None and lane.group.waits and lane.group.deadline <= now:
-                chapter.settle(USER, lane)
-        if not crash:
-            self._commit(chapter, lanes, self.sightings)
-
-    def _commit(self, chapter: Chapter, lanes: Lanes, sightings: dict[tuple[UUID, str], Sighting | None]) -> None:
-        self.lanes = {key: _encode(lane) for key, lane in lanes.items()}
-        self.sightings = sightings
-        entries = [spoken.event(ACCOUNTS) for spoken in chapter.spoken]
-        assert len({entry.event_id for entry in entries}) == len(entries), "one chunk tells a thing once"
-        for entry in entries:
-            for _ in range(2):  # by two replicas
-                self.store.setdefault(entry.event_id, (chapter.now, entry.event))
-
-    def finish(self, now: datetime) -> None:
-        """Ticks until nothing waits."""
-        while deadlines := [
-            lane.group.deadline
-            for state in self.lanes.values()
-            if (lane := _decode(state)).group is not None and lane.group.waits
-        ]:
-            now = max(now, min(deadlines))
-            self.tick(now)
-
-    @property
-    def raised(self) -> list[NotificationRaised]:
-        return [event for _, event in self.store.values() if isinstance(event, NotificationRaised)]
-
-    @property
-    def final(self) -> dict[UUID, Any]:
-        """Each notification as its last revision has it."""
-        return {event.notification_id: event for _, event in self.store.values()}
 
 
 def told(*facts: Fact, preferences: PreferenceChanged = DEFAULTS) -> list[Any]:
@@ -152,6 +89,12 @@ def test_in_hindi() -> None:
 def test_a_group_of_one_reads_as_a_single_notification() -> None:
     (found,) = told(fact(transfer()))
     assert (found.title, found.count, found.priority) == ("₹50,000 transferred", 1, "medium")
+
+
+def test_a_group_names_some_of_its_events_and_counts_all() -> None:
+    count = EVENT_IDS_MAX + 5
+    (one,) = told(*postings(*([-100] * count), step_s=0.001))
+    assert (one.count, one.total_minor, len(one.event_ids)) == (count, 100 * count, EVENT_IDS_MAX)
 
 
 def test_the_window_is_half_open() -> None:
@@ -239,7 +182,7 @@ def test_a_lane_remembers_no_more_than_it_needs() -> None:
         at = AT + seconds(600 * n)
         desk.tick(at)
         desk.chunk([fact(posting(-100), n=n, at=at)], at)
-    lane = _decode(desk.lanes[USER, "transaction:INR"])
+    lane = decode(desk.lanes[USER, "transaction:INR"])
     assert len(lane.recent) == USUAL_OF
     assert len(lane.told_at) == THROTTLE_PERIOD / seconds(600)
 

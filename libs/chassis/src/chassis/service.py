@@ -254,6 +254,7 @@ class Runtime(Generic[S]):
         """Waits until the database and the event store answer. They may still be starting."""
         await until_it_works("database", lambda: self.database.fetchval("SELECT 1"))
         await until_it_works("event store", self.store.head)
+        await until_it_works("event store", self.store.open)
 
     async def stop_serving(self) -> None:
         """First half of the stop: not ready any more, callbacks run. Requests are still served."""

@@ -189,6 +189,15 @@ class Coalescer:
         self._arrived.set()
         return request
 
+    async def open(self) -> None:
+        """Connects now, so that the first append need not.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError: the server is not to be had.
+        """
+        await self._append.open()
+        await self._notify.open()
+
     async def close(self) -> None:
         """Finishes what was submitted, then closes the connections."""
         await self._idle.wait()

@@ -70,6 +70,15 @@ class Session:
             )
         return self._connection
 
+    async def open(self) -> None:
+        """Connects now, so that the first statement need not.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError: the server is not to be had.
+        """
+        async with self._turn:
+            await self.connection()
+
     async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         return await self._run("fetch", query, *arguments)  # type: ignore[no-any-return]
 

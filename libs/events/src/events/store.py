@@ -154,6 +154,14 @@ class EventStore:
         await pool
         return cls(pool, Coalescer(url))
 
+    async def open(self) -> None:
+        """Connects what appends go through, for whoever is going to append: the first append need not wait for it.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError: the server is not to be had.
+        """
+        await self._coalescer.open()
+
     async def close(self) -> None:
         """Finishes the appends under way, then closes."""
         await self._coalescer.close()

@@ -164,22 +164,15 @@ class DeliveryLedger:
         if self._apprise and raised.priority == "critical":
             wanted.append(("apprise", None))
         for channel, target in wanted:
-            due = event.recorded_at
-            cause = raised.notification_id
+            row = (user, channel, target, [raised.notification_id], None)
+            expires_at = event.recorded_at + EXPIRES[channel]
             # A webhook is read by a program: it gets each notification by itself.
             if raised.digest_id is not None and channel != "webhook":
-                cause, due = raised.digest_id, event.recorded_at + DIGEST_GATHERS
-            await _insert(
-                db,
-                derived_id(cause, channel, target),
-                user,
-                channel,
-                target,
-                [raised.notification_id],
-                None,
-                due,
-                event.recorded_at + EXPIRES[channel],
-            )
+                digest = derived_id(raised.digest_id, channel, target)
+                due = event.recorded_at + DIGEST_GATHERS
+                if await _gather(db, digest, raised.notification_id, *row, due, expires_at):
+                    continue
+            await _insert(db, derived_id(raised.notification_id, channel, target), *row, event.recorded_at, expires_at)
 
 
 def _nobody() -> None:
@@ -200,16 +193,30 @@ async def _add_code(db: asyncpg.Connection, event: RecordedEvent, code: identity
     )
 
 
+_INSERT = (
+    "INSERT INTO delivery (id, user_id, channel, target_id, notification_ids, code, next_attempt_at, expires_at,"
+    " updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7) ON CONFLICT (id) DO "
+)
+
+
 async def _insert(db: asyncpg.Connection, *row: Any) -> None:
-    # A digest's row takes what is held back together, until it is sent; what comes later is sent by itself.
+    await db.execute(f"{_INSERT} NOTHING", *row)
+
+
+async def _gather(db: asyncpg.Connection, digest_id: UUID, notification_id: UUID, *row: Any) -> bool:
+    """Puts a notification into a digest's row, which takes what is held back together until it is sent. False: it has
+    been, without this one."""
     await db.execute(
-        "INSERT INTO delivery (id, user_id, channel, target_id, notification_ids, code, next_attempt_at, expires_at,"
-        " updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7)"
-        " ON CONFLICT (id) DO UPDATE SET notification_ids = delivery.notification_ids || excluded.notification_ids"
+        f"{_INSERT} UPDATE SET notification_ids = delivery.notification_ids || excluded.notification_ids"
         " WHERE delivery.status = 'pending' AND NOT delivery.notification_ids && excluded.notification_ids"
         "  AND delivery.attempts = 0",
+        digest_id,
         *row,
     )
+    is_in: bool = await db.fetchval(
+        "SELECT $2 = ANY (notification_ids) FROM delivery WHERE id = $1", digest_id, notification_id
+    )
+    return is_in
 
 
 async def _targets(db: asyncpg.Connection, users: set[UUID]) -> dict[tuple[UUID, Channel], list[UUID]]:

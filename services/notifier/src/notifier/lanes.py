@@ -19,7 +19,7 @@ from events.contracts.notification import PreferenceChanged
 from notifier.grouping import ALONE, Lane
 from notifier.preferences import DEFAULTS
 from notifier.rules import Fact
-from notifier.telling import Sighting
+from notifier.telling import Sighting, Sightings
 
 CUSTOMERS_MAX = 5_000
 """Customers who are kept in memory: some kilobytes each."""
@@ -38,7 +38,9 @@ DDL = """
     );
     -- Rewritten in place while a group gathers. A large group is not compressed and put elsewhere each time.
     ALTER TABLE lane SET (fillfactor = 60, toast_tuple_target = 8160);
-    CREATE INDEX IF NOT EXISTS lane_due ON lane (deadline) WHERE deadline IS NOT NULL;
+    -- By customer, too: what quiet hours held back of one is told in one go, and mailed as one.
+    CREATE INDEX IF NOT EXISTS lane_due_of ON lane (deadline, user_id) WHERE deadline IS NOT NULL;
+    DROP INDEX IF EXISTS lane_due;
     CREATE TABLE IF NOT EXISTS lane_writer (
         only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
         token uuid NOT NULL
@@ -143,7 +145,7 @@ class Lanes:
     async def due(self, db: asyncpg.Connection, horizon: datetime, limit: int) -> list[tuple[UUID, str]]:
         """The customers and keys of lanes whose group's deadline is not after `horizon`, the oldest deadline first."""
         rows = await db.fetch(
-            "SELECT user_id, key FROM lane WHERE deadline <= $1 ORDER BY deadline LIMIT $2", horizon, limit
+            "SELECT user_id, key FROM lane WHERE deadline <= $1 ORDER BY deadline, user_id LIMIT $2", horizon, limit
         )
         return [(UUID(int=row["user_id"].int), row["key"]) for row in rows]
 
@@ -167,31 +169,29 @@ class Lanes:
 
 
 async def _load(db: asyncpg.Connection, customers: Mapping[UUID, Customer]) -> None:
-    users = list(customers)
-    chosen = await db.fetch(
-        "SELECT user_id, preferences, gone.user_id IS NOT NULL AS gone FROM unnest($1::uuid[]) AS wanted (user_id)"
-        " LEFT JOIN preferred USING (user_id) LEFT JOIN gone_user AS gone USING (user_id)"
-        " WHERE preferences IS NOT NULL OR gone.user_id IS NOT NULL",
-        users,
-    )
-    for row in chosen:
-        customer = customers[row["user_id"]]
-        customer.gone = row["gone"]
-        if row["preferences"] is not None:
-            customer.preferences = _preference_decoder.decode(row["preferences"])
-    links = await db.fetch(
-        "SELECT user_id, platform, position, recorded_at FROM recent_link WHERE user_id = ANY($1)", users
-    )
-    for row in links:
-        customers[row["user_id"]].links[row["platform"]] = Link(row["position"], row["recorded_at"])
-    lanes = await db.fetch(
-        "SELECT user_id, state FROM lane WHERE user_id = ANY($1) AND (deadline IS NOT NULL OR key NOT LIKE $2)",
-        users,
+    rows = await db.fetch(
+        "SELECT user_id, 'gone' AS what, NULL::text AS name, NULL::bytea AS data, NULL::bigint AS position,"
+        "  NULL::timestamptz AS recorded_at"
+        " FROM gone_user WHERE user_id = ANY($1)"
+        " UNION ALL SELECT user_id, 'preferred', NULL, preferences, NULL, NULL FROM preferred WHERE user_id = ANY($1)"
+        " UNION ALL SELECT user_id, 'link', platform, NULL, position, recorded_at FROM recent_link"
+        "  WHERE user_id = ANY($1)"
+        " UNION ALL SELECT user_id, 'lane', key, state, NULL, NULL FROM lane"
+        "  WHERE user_id = ANY($1) AND (deadline IS NOT NULL OR key NOT LIKE $2)",
+        list(customers),
         f"{ALONE}%",
     )
-    for row in lanes:
-        lane = _decoder.decode(row["state"])
-        customers[row["user_id"]].lanes[lane.key] = lane
+    for row in rows:
+        customer = customers[row["user_id"]]
+        match row["what"]:
+            case "gone":
+                customer.gone = True
+            case "preferred":
+                customer.preferences = _preference_decoder.decode(row["data"])
+            case "link":
+                customer.links[row["name"]] = Link(row["position"], row["recorded_at"])
+            case "lane":
+                customer.lanes[row["name"]] = _decoder.decode(row["data"])
 
 
 async def held_back(database: "asyncpg.Pool[asyncpg.Record]", user: UUID) -> int:
@@ -201,29 +201,26 @@ async def held_back(database: "asyncpg.Pool[asyncpg.Record]", user: UUID) -> int
     return sum(lane.group.count for lane in lanes if lane.group is not None and lane.group.held is not None)
 
 
-async def load_sightings(
-    db: asyncpg.Connection, facts: Iterable[tuple[UUID, Fact]]
-) -> dict[tuple[UUID, str], Sighting | None]:
-    """What was seen before of the facts that are seen twice."""
-    wanted = {(user, name) for user, fact in facts if (name := fact.told.both_report or fact.told.once)}
-    if not wanted:
-        return {}
-    pairs = list(wanted)
-    found: dict[tuple[UUID, str], Sighting | None] = dict.fromkeys(pairs)
+def names_of(user: UUID, facts: Iterable[Fact]) -> list[tuple[UUID, str]]:
+    """The names of those facts that are seen twice, each with its customer."""
+    return [(user, name) for fact in facts if (name := fact.told.both_report or fact.told.once)]
+
+
+async def load_sightings(db: asyncpg.Connection, sightings: Sightings) -> None:
+    """Fills in what was seen before."""
     rows = await db.fetch(
         "SELECT sighting.* FROM sighting JOIN unnest($1::uuid[], $2::text[]) AS wanted (user_id, name)"
         " USING (user_id, name)",
-        [user for user, _ in pairs],
-        [name for _, name in pairs],
+        [user for user, _ in sightings],
+        [name for _, name in sightings],
     )
     for row in rows:
-        found[UUID(int=row["user_id"].int), row["name"]] = Sighting(
+        sightings[UUID(int=row["user_id"].int), row["name"]] = Sighting(
             row["platform"], row["lane"], UUID(int=row["notification_id"].int), row["seen_at"]
         )
-    return found
 
 
-async def save_sightings(db: asyncpg.Connection, sightings: Mapping[tuple[UUID, str], Sighting | None]) -> None:
+async def save_sightings(db: asyncpg.Connection, sightings: Sightings) -> None:
     if not sightings:
         return
     forgotten = [pair for pair, seen in sightings.items() if seen is None]

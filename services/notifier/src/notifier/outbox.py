@@ -26,28 +26,33 @@ DDL = """
         user_id uuid NOT NULL,
         type text NOT NULL,
         data bytea NOT NULL,
-        cause uuid
+        cause uuid,
+        urgent boolean NOT NULL DEFAULT false
     );
+    CREATE INDEX IF NOT EXISTS outbox_order ON outbox (urgent DESC, seq);
 """
 
 _ACTOR = "service:notifier"
 _IDLE_S = 1.0
-_BATCH = 500
+_BATCH = 200
+"""So few that something critical, which is the first of the next batch, waits for some milliseconds."""
 
 
 async def enqueue(db: asyncpg.Connection, entries: Sequence[Entry]) -> None:
     """Puts entries into the outbox, durably with the transaction: a decision is on disk before anybody acts on it."""
     if not entries:
         return
-    await db.execute("SET LOCAL synchronous_commit = on")
     await db.execute(
-        "INSERT INTO outbox (event_id, user_id, type, data, cause)"
-        " SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::uuid[])",
+        "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))"
+        " INSERT INTO outbox (event_id, user_id, type, data, cause, urgent)"
+        " SELECT entry.* FROM durable,"
+        "  unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::uuid[], $6::boolean[]) AS entry",
         [entry.event_id for entry in entries],
         [entry.user_id for entry in entries],
         [contract_of(entry.event).type for entry in entries],
         [encode(entry.event) for entry in entries],
         [entry.cause for entry in entries],
+        [entry.event.priority == "critical" for entry in entries],
     )
 
 
@@ -82,9 +87,9 @@ class Outbox:
             await consumer.wait_for(self._applying, _IDLE_S)
 
     async def send(self) -> int:
-        """Appends the oldest entries; how many."""
+        """Appends the oldest entries, what is critical before anything else; how many."""
         rows = await self._database.fetch(
-            "SELECT seq, event_id, user_id, type, data, cause FROM outbox ORDER BY seq LIMIT $1", _BATCH
+            "SELECT seq, event_id, user_id, type, data, cause FROM outbox ORDER BY urgent DESC, seq LIMIT $1", _BATCH
         )
         if not rows:
             return 0

@@ -8,7 +8,7 @@ two cannot decide anew. Groups that no further event closes are closed by the cl
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
@@ -29,12 +29,12 @@ from prometheus_client import Counter
 
 from notifier import grouping, lanes, outbox
 from notifier.grouping import Lane
-from notifier.lanes import Customer, Lanes, load_sightings, save_sightings
+from notifier.lanes import Customer, Lanes, load_sightings, names_of, save_sightings
 from notifier.outbox import Outbox, enqueue
 from notifier.rules import TYPES as RULE_TYPES
 from notifier.rules import Fact, fact_of, history_of
 from notifier.sayings import account_name
-from notifier.telling import SEEN_FOR, Chapter, Entry, woken
+from notifier.telling import SEEN_FOR, Chapter, Entry, Sightings, woken
 from notifier.texts import AccountName
 
 log = structlog.get_logger(__name__)
@@ -44,7 +44,9 @@ FACTS = Counter("notifier_facts_total", "Facts by what became of them", ["fate"]
 _LAG_MAX = 256
 """Behind by more than this, the clock leaves groups to the log: their members may be among what is yet to come."""
 _IDLE_S = 1.0
-_BATCH = 500
+_BATCH = 100
+"""So few groups are closed at a time that something critical, which waits for that, waits for some milliseconds."""
+_CUSTOMERS_AT_ONCE = 250
 _LINK_SETTLES_IN = timedelta(days=1)
 _USER_ERASED = contract_of(identity.UserErased).type
 _LINK_REMOVED = contract_of(identity.LinkRemoved).type
@@ -129,26 +131,37 @@ class Grouping:
         is read and written once, however many events there are."""
         customers = await self._lanes.customers(db, sights.keys())
         past = await self._past(customers, sights)
-        told: list[tuple[UUID, Customer, list[Fact]]] = []
-        for (user, seen), customer in zip(sights.items(), customers.values(), strict=True):
-            if not customer.gone and (facts := await self._facts(user, seen, past)):
-                told.append((user, customer, facts))
-        sightings = await load_sightings(db, ((user, fact) for user, _, facts in told for fact in facts))
-        chapter = Chapter(now, {user: customer.preferences for user, customer, _ in told})
-        changed: list[tuple[UUID, Lane]] = []
-        for user, customer, facts in told:
-            lanes: dict[str, Lane] = {}
-            for fact in facts:
-                if fact.priority == "critical":
-                    chapter.tell_at_once(user, fact)
-                else:
-                    key = grouping.lane_key(fact)
-                    lane = lanes[key] = customer.lane(key)
-                    chapter.take(user, lane, fact, sightings)
-            changed += [(user, lane) for lane in lanes.values()]
-        await self._lanes.save(db, changed)
-        await save_sightings(db, sightings)
+        chapter = Chapter(now, {user: customer.preferences for user, customer in customers.items()})
+        everybody = list(zip(sights.items(), customers.values(), strict=True))
+        saving = asyncio.ensure_future(asyncio.sleep(0))
+        try:
+            # The database writes what some customers have while the next ones' is decided.
+            for start in range(0, len(everybody), _CUSTOMERS_AT_ONCE):
+                told: list[tuple[UUID, Customer, list[Fact]]] = []
+                for (user, seen), customer in everybody[start : start + _CUSTOMERS_AT_ONCE]:
+                    if not customer.gone and (facts := await self._facts(user, seen, past)):
+                        told.append((user, customer, facts))
+                sightings: Sightings = {name: None for user, _, facts in told for name in names_of(user, facts)}
+                if sightings:
+                    await saving
+                    await load_sightings(db, sightings)
+                changed = [
+                    (user, lane)
+                    for user, customer, facts in told
+                    for lane in _taken(chapter, user, customer, facts, sightings)
+                ]
+                await saving
+                saving = asyncio.ensure_future(self._save(db, changed, sightings))
+                await asyncio.sleep(0)
+        finally:
+            # The connection is the transaction's: when that ends, nothing may be under way on it.
+            await asyncio.wait([saving])
+        await saving
         await self._write(db, chapter)
+
+    async def _save(self, db: asyncpg.Connection, lanes: Sequence[tuple[UUID, Lane]], sightings: Sightings) -> None:
+        await self._lanes.save(db, lanes)
+        await save_sightings(db, sightings)
 
     async def _facts(self, user: UUID, seen: Sequence[_Sight], past: Collection[UUID]) -> list[Fact]:
         facts: list[Fact] = []
@@ -317,6 +330,21 @@ class Grouping:
         now = datetime.now(UTC)
         await self._database.execute("DELETE FROM sighting WHERE seen_at < $1", now - SEEN_FOR)
         await self._database.execute("DELETE FROM lane WHERE deadline IS NULL AND key LIKE 'alone:%'")
+
+
+def _taken(
+    chapter: Chapter, user: UUID, customer: Customer, facts: Sequence[Fact], sightings: Sightings
+) -> Iterable[Lane]:
+    """Takes a customer's facts, in log order; the lanes that they changed."""
+    lanes: dict[str, Lane] = {}
+    for fact in facts:
+        if fact.priority == "critical":
+            chapter.tell_at_once(user, fact)
+        else:
+            key = grouping.lane_key(fact)
+            lane = lanes[key] = customer.lane(key)
+            chapter.take(user, lane, fact, sightings)
+    return lanes.values()
 
 
 def _brought(link: RecordedEvent, item: RecordedEvent) -> bool:

@@ -6,11 +6,11 @@ from uuid import UUID
 
 import msgspec
 from events.contracts.notification import (
+    Notification,
     NotificationRaised,
     NotificationRevised,
     PreferenceChanged,
 )
-from events.contracts.registry import Event
 from events.envelope import derived_id
 
 from notifier import grouping
@@ -31,12 +31,16 @@ class Sighting(NamedTuple):
     seen_at: datetime
 
 
+Sightings = dict[tuple[UUID, str], Sighting | None]
+"""What was seen before, by customer and name; None: nothing, or what is to be forgotten."""
+
+
 class Entry(NamedTuple):
     """An event for the outbox."""
 
     event_id: UUID
     user_id: UUID
-    event: Event
+    event: Notification
     cause: UUID | None
 
 
@@ -115,7 +119,7 @@ class Chapter:
         group.add(fact)
         self.spoken.append(Spoken(user, fact, group, preferences, None))
 
-    def take(self, user: UUID, lane: Lane, fact: Fact, sightings: "dict[tuple[UUID, str], Sighting | None]") -> None:
+    def take(self, user: UUID, lane: Lane, fact: Fact, sightings: Sightings) -> None:
         told = fact.told
         name = told.both_report or told.once
         if name is not None and (seen := sightings.get((user, name))) is not None:

@@ -8,7 +8,6 @@ import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from datetime import timezone as fixed_zone
-from functools import lru_cache
 from importlib import resources
 from typing import Any, get_args
 from uuid import UUID
@@ -61,10 +60,16 @@ class AccountName(msgspec.Struct, frozen=True):
 Names = Mapping[UUID, AccountName]
 
 
-@lru_cache
+# Read at the start: the first one who is told something does not wait for it.
+_CATALOGUES: dict[Language, dict[str, Any]] = {
+    language: tomllib.loads(resources.files(__name__).joinpath(f"{language}.toml").read_text("utf-8"))
+    for language in LANGUAGES
+}
+
+
 def catalogue(language: Language) -> dict[str, Any]:
     """All templates of a language."""
-    return tomllib.loads(resources.files(__name__).joinpath(f"{language}.toml").read_text("utf-8"))
+    return _CATALOGUES[language]
 
 
 def money(minor: int, currency: str, *, plus: bool = False) -> str:
