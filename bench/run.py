@@ -35,7 +35,10 @@ from stack import Stack
 
 Bench = Callable[[Stack], Awaitable[list[Line]]]
 
-ALONE: dict[str, Callable[[], Coroutine[Any, Any, list[Line]]]] = {"conformance": gateway_conformance.measure}
+ALONE: dict[str, Callable[[], Coroutine[Any, Any, list[Line]]]] = {
+    "conformance": gateway_conformance.measure,
+    "notifier": notifications.measure_noise,
+}
 """Without any servers of ours."""
 
 ON_SERVERS: dict[str, Bench] = {
@@ -70,7 +73,7 @@ async def _measure(stack: Stack, benches: list[Bench]) -> list[Line]:
 
 def main() -> None:
     """Runs the benches named on the command line, all by default."""
-    names = [*ALONE, *ON_SERVERS, *ON_PRODUCT]
+    names = dict.fromkeys([*ALONE, *ON_SERVERS, *ON_PRODUCT])
     only = set(sys.argv[1:]) or set(names)
     if unknown := only - set(names):
         raise SystemExit(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(names)}")

@@ -8,10 +8,10 @@ if compgen -G "bench/*.py" >/dev/null; then
   sources+=(bench)
 fi
 # The benchmarks drive the product with the customers of the integration tests, and figures with the shared log.
-MYPYPATH=tests/integration:tests/shared:services/sync-gateway/tests .venv/bin/mypy "${sources[@]}"
+MYPYPATH=tests/integration:tests/shared:services/sync-gateway/tests:services/notifier/tests .venv/bin/mypy "${sources[@]}"
 
 status=0
-for tests in libs/*/tests services/*/tests simulators/tests tests/shared tests/deploy tests/integration; do
+for tests in libs/*/tests services/*/tests simulators/tests tests/shared tests/deploy tests/guards tests/integration; do
   if compgen -G "$tests/*.py" >/dev/null; then
     echo "$tests"
     MYPYPATH="$tests:tests/shared:clients" .venv/bin/mypy "$tests" || status=1

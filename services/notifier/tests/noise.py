@@ -1,4 +1,4 @@
-"""How much quieter it gets, by scenario and by what makes it so: `pytest -s` prints the table.
+"""How much quieter it gets, by scenario and by what makes it so. `make bench only=notifier` prints the table.
 
 Raw is one notification per event that says something, as the reference has it: each platform's own report, the cash
 beside a trade, each tick of a position, each redelivery. The mission's 80 % is reached where events come in bursts. On
@@ -11,8 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
+from unittest import mock
 
-import pytest
 from events.contracts import contract_of, trading
 from events.contracts.notification import PreferenceChanged, QuietHours
 from events.contracts.registry import Event
@@ -23,9 +23,9 @@ from simulators.life import generate
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from in_memory import Notifier
 from samples import EVENTS, posting, risk, trade
 from tellers import changed, number
-from test_grouping import Notifier
 
 DAY = datetime(2026, 2, 12, tzinfo=UTC) - timedelta(hours=5, minutes=30)
 """Midnight in India."""
@@ -118,12 +118,25 @@ def storm(random: Random) -> Log:
 
 
 REDELIVERIES = 20
-SCENARIOS: dict[str, tuple[Callable[[Random], Log], int, float]] = {
-    "ordinary day": (ordinary_day, 1, 20),
-    "salary day": (salary_day, 1, 55),
-    "40-leg basket": (basket, 1, 98),
-    "market crash": (crash, 1, 95),
-    "redelivery storm": (storm, REDELIVERIES, 95),
+
+
+class Scenario(NamedTuple):
+    log: Callable[[Random], Log]
+    deliveries: int
+    """How often each event comes."""
+    at_least_percent: float
+    why: str = ""
+    """Why the mission's 80 % is not reached, where it is not."""
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "ordinary day": Scenario(
+        ordinary_day, 1, 20, "events come one by one, hours apart: each is news, and nothing is left out for a figure"
+    ),
+    "salary day": Scenario(salary_day, 1, 80),
+    "40-leg basket": Scenario(basket, 1, 98),
+    "market crash": Scenario(crash, 1, 95),
+    "redelivery storm": Scenario(storm, REDELIVERIES, 95),
 }
 
 
@@ -136,29 +149,17 @@ def told(facts: list[Fact], preferences: PreferenceChanged) -> int:
     return len(desk.raised)
 
 
-def measured(log: Log, deliveries: int, monkeypatch: pytest.MonkeyPatch) -> Row:
+def measured(scenario: Scenario) -> Row:
+    """A scenario with one cause of quiet after the other switched on."""
+    log = scenario.log(Random(20260212))
     facts = []
     for n, (when, event) in enumerate(log):
         one: Any = fact_of(contract_of(event).type, event, event_id=number(n), position=n, recorded_at=when)
         if one is not None:
             facts.append(one)
-    with monkeypatch.context() as patched:
-        patched.setattr(grouping, "THROTTLE", dict.fromkeys(grouping.THROTTLE, 10**9))
+    with mock.patch.object(grouping, "THROTTLE", dict.fromkeys(grouping.THROTTLE, 10**9)):
         grouped = told(facts, DEFAULTS)
-        patched.setattr(grouping, "WINDOW", timedelta(microseconds=1))
-        deduplicated = told(facts, DEFAULTS)
+        with mock.patch.object(grouping, "WINDOW", timedelta(microseconds=1)):
+            deduplicated = told(facts, DEFAULTS)
     # A redelivered position is skipped by the consumer before anything of this sees it.
-    return Row(len(log) * deliveries, deduplicated, grouped, told(facts, DEFAULTS), told(facts, NIGHT))
-
-
-def test_noise_by_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
-    heads = f"{'one per event':>14} {'de-duplicated':>14} {'grouped':>8} {'throttled':>10} {'deferred':>9}"
-    print(f"\n{'scenario':18} {heads}  less")
-    for name, (scenario, deliveries, at_least_percent) in SCENARIOS.items():
-        row = measured(scenario(Random(20260212)), deliveries, monkeypatch)
-        print(
-            f"{name:18} {row.raw:14} {row.deduplicated:14} {row.grouped:8} {row.throttled:10} {row.deferred:9}"
-            f"  {row.reduction_percent:.1f} %"
-        )
-        assert row.raw >= row.deduplicated >= row.grouped >= row.throttled >= row.deferred > 0
-        assert row.reduction_percent >= at_least_percent, name
+    return Row(len(log) * scenario.deliveries, deduplicated, grouped, told(facts, DEFAULTS), told(facts, NIGHT))
