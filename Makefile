@@ -84,7 +84,7 @@ rolling: $(SYNCED) ## Restart every replica of every service under load, on a st
 
 .PHONY: guards
 guards: $(SYNCED) ## Take guards out one by one and see a test fail (only=openid; minutes for all).
-	@$(PYTHON) tests/guards.py $(only)
+	@$(PYTHON) tests/guards $(only)
 
 .PHONY: fmt
 fmt: $(SYNCED) ## Format, and fix what the linter can fix.
