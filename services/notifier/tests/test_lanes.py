@@ -12,9 +12,16 @@ import asyncpg
 import pytest
 from events.consumer import Consumer
 from events.contracts import identity
-from events.contracts.notification import CategoryPreference, NotificationRaised, PreferenceChanged
+from events.contracts.notification import (
+    CategoryPreference,
+    NotificationRaised,
+    NotificationRevised,
+    NotificationSnoozed,
+    PreferenceChanged,
+    QuietHours,
+)
 from events.envelope import new_id
-from notifier import outbox, reactions
+from notifier import lanes, outbox, reactions
 from notifier.lanes import Lanes
 from notifier.reactions import Grouping
 from notifier.telling import Chapter, Entry
@@ -202,3 +209,46 @@ async def test_a_decision_waits_for_the_disk(desk: "Desk") -> None:
         assert isinstance(raised, NotificationRaised)
         await outbox.enqueue(db, [Entry(new_id(), new_id(), raised, None)])
         assert await db.fetchval("SHOW synchronous_commit") == "on"
+
+
+async def test_a_clock_that_finds_nothing_due_costs_nobody_their_memory(
+    desk: "Desk", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, account = new_id(), new_id()
+    await desk.append(f"ledger-{user}", paid(1_00, account))
+    await desk.run()
+    other = Grouping(desk.world.db, desk.store, desk.keys)
+    assert await other.close_due(datetime.now(UTC)) == 0
+    real, asked = lanes._load, []
+
+    async def load(db: asyncpg.Connection, customers: Any) -> None:
+        asked.append(customers)
+        await real(db, customers)
+
+    monkeypatch.setattr(lanes, "_load", load)
+    await desk.append(f"ledger-{user}", paid(2_00, account))
+    await desk.run()
+    assert asked == []
+    assert (await desk.grouping._lanes.upcoming(desk.world.db)).ours
+    assert not (await other._lanes.upcoming(desk.world.db)).ours
+
+
+async def test_a_snooze_that_has_to_wait_holds_up_no_other(desk: "Desk", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reactions, "_BATCH", 1)
+    resting, awake = new_id(), new_id()
+    always = QuietHours(days=("mon", "tue", "wed", "thu", "fri", "sat", "sun"), start="00:00", end="00:00")
+    for user in (resting, awake):
+        await desk.append(f"ledger-{user}", paid(-100, new_id()))
+    await desk.run()
+    await desk.tick(later())
+    for user, seconds in ((resting, 10), (awake, 20)):
+        (told,) = await desk.told(user)
+        snoozed = NotificationSnoozed(notification_id=told.notification_id, until=later(seconds))
+        await desk.append(f"inbox-{user}", snoozed)
+    await desk.append(f"inbox-{resting}", PreferenceChanged(quiet_hours=(always,)))
+    await desk.run()
+    await desk.tick(later(30))
+    assert [event.reason for event in await desk.told(awake) if isinstance(event, NotificationRevised)] == [
+        "snooze_over"
+    ]
+    assert not [event for event in await desk.told(resting) if isinstance(event, NotificationRevised)]

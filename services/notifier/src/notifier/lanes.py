@@ -79,6 +79,13 @@ class Link(NamedTuple):
     recorded_at: datetime
 
 
+class Upcoming(NamedTuple):
+    deadline: datetime | None
+    """Of the group that is due next; None where none waits."""
+    ours: bool
+    """Whether this process was the last to write lanes."""
+
+
 class Customer:
     """What the consumer knows of a customer, as of its position."""
 
@@ -140,6 +147,19 @@ class Lanes:
             await _load(db, unknown)
         while len(self._known) > max(CUSTOMERS_MAX, len(found)):
             self._known.popitem(last=False)
+        return found
+
+    async def upcoming(self, database: "asyncpg.Pool[asyncpg.Record]") -> Upcoming:
+        """When the next group is due."""
+        row = await database.fetchrow(
+            "SELECT (SELECT min(deadline) FROM lane) AS deadline, (SELECT token FROM lane_writer) AS token"
+        )
+        assert row is not None
+        return Upcoming(row["deadline"], row["token"] is None or row["token"] == self._token)
+
+    async def any_due(self, database: "asyncpg.Pool[asyncpg.Record]", horizon: datetime) -> bool:
+        """Whether there is anything to take the lock for."""
+        found: bool = await database.fetchval("SELECT EXISTS (SELECT FROM lane WHERE deadline <= $1)", horizon)
         return found
 
     async def due(self, db: asyncpg.Connection, horizon: datetime, limit: int) -> list[tuple[UUID, str]]:

@@ -46,7 +46,9 @@ _LAG_MAX = 256
 _IDLE_S = 1.0
 _BATCH = 100
 """So few groups are closed at a time that something critical, which waits for that, waits for some milliseconds."""
+_SECOND_S = 0.1
 _CUSTOMERS_AT_ONCE = 250
+_FROM_THE_START = (datetime.fromtimestamp(0, UTC), UUID(int=0))
 _LINK_SETTLES_IN = timedelta(days=1)
 _USER_ERASED = contract_of(identity.UserErased).type
 _LINK_REMOVED = contract_of(identity.LinkRemoved).type
@@ -88,6 +90,7 @@ class Grouping:
         self._items = PlatformItems("grouped")
         self.ddl = lanes.DDL + outbox.DDL + DDL + self._items.ddl
         self._applied_at = datetime.fromtimestamp(0, UTC)
+        self._snoozes_from = _FROM_THE_START
         self.jitter_s: deque[float] = deque(maxlen=1_000)
         """How late the clock closed its last groups."""
 
@@ -279,31 +282,36 @@ class Grouping:
                 self.outbox.wake()
             if closed == _BATCH:
                 continue
-            upcoming = await until_it_works("notifier.clock", self._upcoming)
+            upcoming = await until_it_works("notifier.clock", lambda: self._lanes.upcoming(self._database))
             pause_s = _IDLE_S
-            if upcoming is not None and not lagging:
-                pause_s = min(pause_s, max(0.001, (upcoming - datetime.now(UTC)).total_seconds()))
+            if upcoming.deadline is not None and not lagging:
+                pause_s = min(pause_s, max(0.001, (upcoming.deadline - datetime.now(UTC)).total_seconds()))
+            if not upcoming.ours:
+                # Whoever applies the log has these lanes in memory, and would forget them if this clock were first.
+                pause_s += _SECOND_S
             # A group that was opened meanwhile is due in five seconds: later than the end of this pause.
             await asyncio.sleep(pause_s)
 
-    async def _upcoming(self) -> datetime | None:
-        upcoming: datetime | None = await self._database.fetchval("SELECT min(deadline) FROM lane")
-        return upcoming
-
     async def close_due(self, horizon: datetime, now: datetime | None = None) -> int:
-        """Settles the groups whose deadline is not after `horizon`; how many of them there were."""
+        """Settles the groups whose deadline is not after `horizon`; how many of them there were. At most a batch: then
+        there may be more."""
         now = now or datetime.now(UTC)
+        awake = await self._database.fetch(
+            "SELECT id, user_id, content, snoozed_until FROM notification"
+            " WHERE snoozed_until <= $1 AND (snoozed_until, id) > ($2, $3) ORDER BY snoozed_until, id LIMIT $4",
+            now,
+            *self._snoozes_from,
+            _BATCH,
+        )
+        # Page by page: those whose customers have quiet hours now stay, and hold up nobody behind them.
+        more = len(awake) == _BATCH
+        self._snoozes_from = (awake[-1]["snoozed_until"], awake[-1]["id"]) if more else _FROM_THE_START
+        if not awake and not await self._lanes.any_due(self._database, horizon):
+            return 0
         async with self._database.acquire() as proxy, proxy.transaction():
             db = cast(asyncpg.Connection, proxy)
             await self._lanes.lock(db)
             due = await self._lanes.due(db, horizon, _BATCH)
-            awake = await db.fetch(
-                "SELECT user_id, content, snoozed_until FROM notification WHERE snoozed_until <= $1 LIMIT $2",
-                now,
-                _BATCH,
-            )
-            if not due and not awake:
-                return 0
             customers = await self._lanes.customers(
                 db, {user for user, _ in due} | {UUID(int=row["user_id"].int) for row in awake}
             )
@@ -318,7 +326,7 @@ class Grouping:
             await self._lanes.save(db, settled)
             await self._write(db, chapter)
             await enqueue(db, [entry for row in awake if (entry := _woken(chapter, row)) is not None])
-        return len(due)
+        return _BATCH if more else len(due)
 
     async def prune_forever(self) -> None:
         """Forgets sightings that nothing can match any more, and lanes of messages that were told."""
