@@ -26,6 +26,7 @@ from notifier.grouping import (
     USUAL_FROM,
     USUAL_OF,
     WINDOW,
+    Lane,
     is_large,
     lane_key,
 )
@@ -35,6 +36,7 @@ from notifier.telling import Chapter, woken
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from deployed import settings_of
 from in_memory import Notifier, decode
 from samples import EVENTS, opened, posting, risk, trade, transfer
 from tellers import AT, USER, fact, number, seconds
@@ -158,6 +160,18 @@ def test_large_is_relative_to_the_customer() -> None:
     assert is_large(rich, LARGE_FACTOR * 5_00_000_00, "INR")
     assert not is_large([], LARGE_FACTOR * floor - 1, "INR")  # a newcomer's salary is no alarm
     assert is_large([], LARGE_FACTOR * floor, "INR")
+
+
+def test_the_floor_is_the_deployments() -> None:
+    floors_minor = settings_of(large_floor_minor="INR=10000, USD=500").large_floors_minor
+    assert floors_minor == {"INR": 100_00, "USD": 5_00}
+    chapter, lane = Chapter(AT, {}, floors_minor), Lane(key="transaction:INR")
+    chapter.take(USER, lane, fact(posting(-LARGE_FACTOR * 100_00)), {})
+    assert lane.group is not None
+    assert lane.group.priority == "high"
+    for text in ("INR", "INR=x", "XXX=1", "INR=-1"):
+        with pytest.raises(ValueError, match="LARGE_FLOOR_MINOR"):
+            settings_of(large_floor_minor=text)
 
 
 def test_a_large_one_makes_its_group_high() -> None:

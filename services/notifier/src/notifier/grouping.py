@@ -6,7 +6,7 @@ gathering until it may be told, or dropped where the customer wants none of it. 
 log alone, so neither a restart nor a slow consumer changes it. Facts that are critical never come here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import median_low
 from typing import NamedTuple
@@ -40,9 +40,9 @@ EVENT_IDS_MAX = 1_000
 
 LARGE_FACTOR = 4
 """An amount is large from this many times the customer's usual one on."""
-LARGE_FLOOR_MINOR = {"INR": 25_000_00}
+LARGE_FLOOR_MINOR: Mapping[str, int] = {"INR": 25_000_00}
 LARGE_FLOOR_MINOR_OTHERWISE = 500_00
-"""Nothing below the floor is large, however small the usual is."""
+"""Nothing below the floor is large, however small the usual is. A deployment may set others, by currency."""
 USUAL_OF = 32
 """The usual amount is the median of so many in the lane before."""
 USUAL_FROM = 5
@@ -150,22 +150,24 @@ def lane_key(fact: Fact) -> str:
     return f"{fact.category}:{fact.told.currency or ''}"
 
 
-def weigh(lane: Lane, fact: Fact) -> Fact:
+def weigh(lane: Lane, fact: Fact, floors_minor: Mapping[str, int] = LARGE_FLOOR_MINOR) -> Fact:
     """The fact with its urgency: high where its amount is large for this customer. Remembers the amount."""
     size = fact.told.size_minor
     if size is None:
         return fact
     recent = lane.recent
-    large = is_large(recent, size, fact.told.currency or "")
+    large = is_large(recent, size, fact.told.currency or "", floors_minor)
     recent.append(size)
     if len(recent) > USUAL_OF:
         del recent[0]
     return msgspec.structs.replace(fact, priority=more_urgent(fact.priority, "high")) if large else fact
 
 
-def is_large(recent: Sequence[int], size_minor: int, currency: str) -> bool:
+def is_large(
+    recent: Sequence[int], size_minor: int, currency: str, floors_minor: Mapping[str, int] = LARGE_FLOOR_MINOR
+) -> bool:
     """Whether an amount is large after `recent` ones."""
-    floor_minor = LARGE_FLOOR_MINOR.get(currency, LARGE_FLOOR_MINOR_OTHERWISE)
+    floor_minor = floors_minor.get(currency, LARGE_FLOOR_MINOR_OTHERWISE)
     if size_minor < floor_minor:
         return False
     if len(recent) < USUAL_FROM:

@@ -7,7 +7,7 @@ forgets everything.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
@@ -18,7 +18,6 @@ from events.contracts.notification import PreferenceChanged
 
 from notifier.grouping import ALONE, Lane
 from notifier.preferences import DEFAULTS
-from notifier.rules import Fact
 from notifier.telling import Sighting, Sightings
 
 CUSTOMERS_MAX = 5_000
@@ -219,11 +218,6 @@ async def held_back(database: "asyncpg.Pool[asyncpg.Record]", user: UUID) -> int
     rows = await database.fetch("SELECT state FROM lane WHERE user_id = $1 AND deadline IS NOT NULL", user)
     lanes: list[Lane] = [_decoder.decode(row["state"]) for row in rows]
     return sum(lane.group.count for lane in lanes if lane.group is not None and lane.group.held is not None)
-
-
-def names_of(user: UUID, facts: Iterable[Fact]) -> list[tuple[UUID, str]]:
-    """The names of those facts that are seen twice, each with its customer."""
-    return [(user, name) for fact in facts if (name := fact.told.both_report or fact.told.once)]
 
 
 async def load_sightings(db: asyncpg.Connection, sightings: Sightings) -> None:

@@ -28,7 +28,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     settings, database, store, keys = runtime.settings, runtime.database, runtime.store, runtime.subject_keys
     origins = _listed(settings.allowed_origins)
     read_model = runtime.project(PROJECTIONS)
-    grouping = Grouping(database, store, keys)
+    grouping = Grouping(database, store, keys, settings.large_floors_minor)
     consumer = runtime.consume("grouping", grouping)
     apprise = settings.apprise_urls
     ledger = DeliveryLedger(apprise=apprise is not None)

@@ -29,8 +29,9 @@ from prometheus_client import Counter
 
 from notifier import grouping, lanes, outbox
 from notifier.grouping import Lane
-from notifier.lanes import Customer, Lanes, load_sightings, names_of, save_sightings
+from notifier.lanes import Customer, Lanes, load_sightings, save_sightings
 from notifier.outbox import Outbox, enqueue
+from notifier.preferences import DEFAULTS
 from notifier.rules import TYPES as RULE_TYPES
 from notifier.rules import Fact, fact_of, history_of
 from notifier.sayings import account_name
@@ -53,6 +54,7 @@ _LINK_SETTLES_IN = timedelta(days=1)
 _USER_ERASED = contract_of(identity.UserErased).type
 _LINK_REMOVED = contract_of(identity.LinkRemoved).type
 _PREFERENCE_CHANGED = contract_of(PreferenceChanged).type
+_MESSAGE = contract_of(NotificationRequested).type
 _POSTED = contract_of(ledger.AccountPosted).type
 _NOTED = frozenset({contract_of(ledger.AccountOpened).type, LINK_CONFIRMED, _USER_ERASED, _PREFERENCE_CHANGED})
 _ITEMS = frozenset(kind for kind in RULE_TYPES if kind.startswith(TYPE_PREFIXES)) | {LINK_CONFIRMED, _LINK_REMOVED}
@@ -81,8 +83,15 @@ class Grouping:
 
     types = RULE_TYPES | {LINK_CONFIRMED, _LINK_REMOVED, _USER_ERASED, _PREFERENCE_CHANGED}
 
-    def __init__(self, database: "asyncpg.Pool[asyncpg.Record]", store: EventStore, keys: SubjectKeys) -> None:
+    def __init__(
+        self,
+        database: "asyncpg.Pool[asyncpg.Record]",
+        store: EventStore,
+        keys: SubjectKeys,
+        floors_minor: Mapping[str, int] = grouping.LARGE_FLOOR_MINOR,
+    ) -> None:
         self._database = database
+        self._floors_minor = floors_minor
         self._store = store
         self._keys = keys
         self._lanes = Lanes()
@@ -134,7 +143,9 @@ class Grouping:
         is read and written once, however many events there are."""
         customers = await self._lanes.customers(db, sights.keys())
         past = await self._past(customers, sights)
-        chapter = Chapter(now, {user: customer.preferences for user, customer in customers.items()})
+        messages = await self._messages(sights)
+        chosen = {user: each.preferences for user, each in customers.items() if each.preferences is not DEFAULTS}
+        chapter = Chapter(now, chosen, self._floors_minor)
         everybody = list(zip(sights.items(), customers.values(), strict=True))
         saving = asyncio.ensure_future(asyncio.sleep(0))
         try:
@@ -142,9 +153,14 @@ class Grouping:
             for start in range(0, len(everybody), _CUSTOMERS_AT_ONCE):
                 told: list[tuple[UUID, Customer, list[Fact]]] = []
                 for (user, seen), customer in everybody[start : start + _CUSTOMERS_AT_ONCE]:
-                    if not customer.gone and (facts := await self._facts(user, seen, past)):
+                    if not customer.gone and (facts := _facts(seen, past, messages)):
                         told.append((user, customer, facts))
-                sightings: Sightings = {name: None for user, _, facts in told for name in names_of(user, facts)}
+                sightings: Sightings = {
+                    (user, name): None
+                    for user, _, facts in told
+                    for fact in facts
+                    if (name := fact.told.both_report or fact.told.once)
+                }
                 if sightings:
                     await saving
                     await load_sightings(db, sightings)
@@ -155,6 +171,8 @@ class Grouping:
                 ]
                 await saving
                 saving = asyncio.ensure_future(self._save(db, changed, sightings))
+                # One turn for the statement to begin, one for it to leave.
+                await asyncio.sleep(0)
                 await asyncio.sleep(0)
         finally:
             # The connection is the transaction's: when that ends, nothing may be under way on it.
@@ -166,25 +184,16 @@ class Grouping:
         await self._lanes.save(db, lanes)
         await save_sightings(db, sightings)
 
-    async def _facts(self, user: UUID, seen: Sequence[_Sight], past: Collection[UUID]) -> list[Fact]:
-        facts: list[Fact] = []
-        for when, event in seen:
-            payload = event.payload
-            if isinstance(payload, NotificationRequested):
-                opened = await open_text(self._keys, user, payload)
-                if opened is None:
-                    continue  # erased
-                payload = opened
-            fact = fact_of(
-                event.type,
-                payload,
-                event_id=event.event_id,
-                position=when.position,
-                recorded_at=when.recorded_at,
-            )
-            if fact is not None:
-                facts.append(history_of(fact) if when is not event or event.event_id in past else fact)
-        return facts
+    async def _messages(self, sights: Mapping[UUID, Sequence[_Sight]]) -> dict[UUID, NotificationRequested]:
+        """What operators wrote, with its words, by event id; not what was written to somebody who is erased."""
+        messages: dict[UUID, NotificationRequested] = {}
+        for user, seen in sights.items():
+            for _, event in seen:
+                if event.type == _MESSAGE:
+                    assert isinstance(event.payload, NotificationRequested)
+                    if (opened := await open_text(self._keys, user, event.payload)) is not None:
+                        messages[event.event_id] = opened
+        return messages
 
     async def _past(self, customers: Mapping[UUID, Customer], sights: Mapping[UUID, Sequence[_Sight]]) -> set[UUID]:
         """The postings of what a platform had reported before its customer linked."""
@@ -338,6 +347,26 @@ class Grouping:
         now = datetime.now(UTC)
         await self._database.execute("DELETE FROM sighting WHERE seen_at < $1", now - SEEN_FOR)
         await self._database.execute("DELETE FROM lane WHERE deadline IS NULL AND key LIKE 'alone:%'")
+
+
+def _facts(
+    seen: Sequence[_Sight], past: Collection[UUID], messages: Mapping[UUID, NotificationRequested]
+) -> list[Fact]:
+    facts: list[Fact] = []
+    for when, event in seen:
+        payload = event.payload if event.type != _MESSAGE else messages.get(event.event_id)
+        if payload is None:
+            continue  # erased
+        fact = fact_of(
+            event.type,
+            payload,
+            event_id=event.event_id,
+            position=when.position,
+            recorded_at=when.recorded_at,
+        )
+        if fact is not None:
+            facts.append(history_of(fact) if when is not event or event.event_id in past else fact)
+    return facts
 
 
 def _taken(

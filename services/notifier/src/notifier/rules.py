@@ -157,6 +157,8 @@ RULES: tuple[Rule, ...] = (
 
 _BY_TYPE = {contract_of(rule.on).type: rule for rule in RULES}
 
+_MESSAGE = _BY_TYPE[contract_of(notification.NotificationRequested).type]
+
 TYPES = frozenset(_BY_TYPE)
 """The event types that become notifications."""
 
@@ -172,10 +174,10 @@ def fact_of(event_type: str, event: Event, *, event_id: UUID, position: int, rec
     told = rule.tell(event)
     if told is None:
         return None
-    if isinstance(event, notification.NotificationRequested):
+    category, alone = rule.category, False
+    if rule is _MESSAGE:
+        assert isinstance(event, notification.NotificationRequested)
         category, alone = event.category, True
-    else:
-        category, alone = rule.category, False
     return Fact(
         event_id=event_id,
         position=position,

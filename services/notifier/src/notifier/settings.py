@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 import msgspec
+from chassis.money import DECIMALS
 from chassis.settings import SealingSettings, Secret
 
 
@@ -28,6 +29,27 @@ class Settings(SealingSettings, frozen=True, kw_only=True):
     is refused."""
     send_timeout_s: float = 10.0
 
+    large_floor_minor: str = "INR=2500000"
+    """Below this no amount is large, in minor units: `currency=amount`, with commas between."""
+
     apprise_urls: Secret | None = None
     """Further services for what is critical, as Apprise names them, joined by spaces. Needs the extra `apprise`. One in
     our own network must be in `allowed_targets`, too."""
+
+    def __post_init__(self) -> None:
+        """Raises:
+        ValueError: `retention_days` or `large_floor_minor` is not usable.
+        """
+        super().__post_init__()
+        _ = self.large_floors_minor
+
+    @property
+    def large_floors_minor(self) -> dict[str, int]:
+        """`large_floor_minor` by currency."""
+        floors: dict[str, int] = {}
+        for entry in filter(None, (entry.strip() for entry in self.large_floor_minor.split(","))):
+            currency, _, minor = entry.partition("=")
+            if currency not in DECIMALS or not (minor.isascii() and minor.isdigit()):
+                raise ValueError("LARGE_FLOOR_MINOR is not usable: it is currency=minor units, with commas between")
+            floors[currency] = int(minor)
+        return floors

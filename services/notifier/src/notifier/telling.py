@@ -1,5 +1,6 @@
 """What one transaction tells: facts go into their lanes, groups are settled, and what is said becomes events. Pure."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -94,12 +95,18 @@ class Spoken(NamedTuple):
 class Chapter:
     """What one transaction tells."""
 
-    def __init__(self, now: datetime, preferences: dict[UUID, PreferenceChanged]) -> None:
+    def __init__(
+        self,
+        now: datetime,
+        preferences: Mapping[UUID, PreferenceChanged],
+        floors_minor: Mapping[str, int] = grouping.LARGE_FLOOR_MINOR,
+    ) -> None:
         self.now = now
         self.spoken: list[Spoken] = []
         self.dropped = 0
         self.same = 0
         self._preferences = preferences
+        self._floors_minor = floors_minor
         self._revised: set[UUID] = set()
 
     def preferences(self, user: UUID) -> PreferenceChanged:
@@ -131,7 +138,7 @@ class Chapter:
             if both or once:
                 self.same += 1
                 return
-        fact = grouping.weigh(lane, fact)
+        fact = grouping.weigh(lane, fact, self._floors_minor)
         group = lane.group
         if group is not None and group.waits and fact.recorded_at >= group.deadline:
             self.settle(user, lane)
