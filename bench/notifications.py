@@ -207,7 +207,8 @@ async def measure_product(stack: "Stack") -> list[Line]:
         )
         accepted_s = time.perf_counter()
         while not await database.fetchval("SELECT count(*) FROM notification WHERE user_id = $1", user):
-            await asyncio.sleep(0.001)
+            # What this adds to the figure is less than what asking all the time takes from two cores.
+            await asyncio.sleep(0.003)
         latencies_ms.append((time.perf_counter() - accepted_s) * 1000)
     users = [new_id() for _ in range(GROUPS)]
     await _register(keys, users)
