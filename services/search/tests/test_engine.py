@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from search import engine
+from search import engine, vocabulary
 from search.documents import AMOUNT_CURRENCY, Document, DocumentType, money
 from search.engine import IndexDamaged, Origin, SearchIndex
 from search.filters import Filters
@@ -118,6 +118,15 @@ def index(tmp_path: Path) -> Iterator[SearchIndex]:
     created.close()
 
 
+Settle = Callable[[SearchIndex, int], None]
+
+
+@pytest.fixture(params=["committed", "shown"])
+def settle(request: pytest.FixtureRequest) -> Settle:
+    """Makes findable what was written, in the files or beside them: there is no difference."""
+    return SearchIndex.commit if request.param == "committed" else SearchIndex.show
+
+
 def every(index: SearchIndex, user: UUID, query: str, wanted: Filters = EVERYTHING, limit: int = 7) -> list[Any]:
     """All pages: score, match and id of every result; counts are the same on each page."""
     seen = []
@@ -134,7 +143,7 @@ def every(index: SearchIndex, user: UUID, query: str, wanted: Filters = EVERYTHI
             return seen
 
 
-def test_every_answer_is_what_scoring_each_document_by_hand_gives(index: SearchIndex) -> None:
+def test_every_answer_is_what_scoring_each_document_by_hand_gives(index: SearchIndex, settle: Settle) -> None:
     dice = random.Random(20260212)
     held: dict[UUID, dict[str, Document]] = {OWNER: {}, OTHER: {}}
     for number in range(240):
@@ -149,7 +158,12 @@ def test_every_answer_is_what_scoring_each_document_by_hand_gives(index: SearchI
         index.put(OWNER, held[OWNER][f"D{number}"])
         gone = held[OTHER].pop(f"D{number}")
         index.remove(OTHER, gone.type, gone.id)
-    index.commit(1000)
+        settle(index, 240 + number)
+    for number in range(240, 260):
+        held[OWNER][f"D{number}"] = document(dice, number)
+        index.put(OWNER, held[OWNER][f"D{number}"])
+    settle(index, 1000)
+    assert (index.position, index.committed) == (1000, 1000 if settle is SearchIndex.commit else 239)
     classes = set()
     for text in QUERIES:
         for wanted in (Filters(), filters(dice), filters(dice)):
@@ -163,12 +177,14 @@ def test_every_answer_is_what_scoring_each_document_by_hand_gives(index: SearchI
 
 
 @pytest.mark.parametrize("before", [20, 60])
-def test_pages_do_not_shift_while_more_is_written(index: SearchIndex, before: int) -> None:
+def test_pages_do_not_shift_while_more_is_written(index: SearchIndex, settle: Settle, before: int) -> None:
     """Whether the results are read or counted, and when writing makes the one the other."""
     dice = random.Random(3)
     for number in range(before):
         index.put(OWNER, document(dice, number, dice.choice(("NIFTY", "NIFTY CALL", "Bank NIFTY", "NFTY"))))
-    index.commit(1)
+        if number % 3 == 0:
+            index.commit(0)  # the last ones come as they may
+    settle(index, 1)
     expected = every(index, OWNER, "nifty")
     seen, after = [], None
     while True:
@@ -181,13 +197,16 @@ def test_pages_do_not_shift_while_more_is_written(index: SearchIndex, before: in
         for _ in range(5):
             newest = document(dice, before + len(seen) * 10 + dice.randrange(10), "NIFTY")
             index.put(OWNER, msgspec.structs.replace(newest, date=AT + timedelta(days=900)))
-        index.commit(len(seen))
+        settle(index, len(seen))
     assert seen == expected
     assert found.total > before
 
 
-def test_nothing_of_another_customer_is_in_any_answer(index: SearchIndex) -> None:
+def test_nothing_of_another_customer_is_in_any_answer(
+    index: SearchIndex, settle: Settle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Results, totals, facets, suggestions: the same as if the other customer were not there."""
+    monkeypatch.setattr(engine, "FRESH_OF_ONE_MAX", 1_000)
     dice = random.Random(7)
     letters = "aeiklmnrstलक्ष 0123"
     secrets = ["".join(dice.choices(letters, k=dice.randrange(3, 12))).strip() or "x" for _ in range(300)]
@@ -195,9 +214,11 @@ def test_nothing_of_another_customer_is_in_any_answer(index: SearchIndex) -> Non
         index.put(OTHER, document(dice, number, secret))
         index.put(OTHER, document(dice, 1000 + number, f"{secret} {dice.choice(secrets)}"))
     index.put(OWNER, document(dice, 1, "Salary"))
-    index.commit(1)
+    settle(index, 1)
+    assert index.committed == (1 if settle is SearchIndex.commit else 0)
     texts = [
         *secrets,
+        *("50000", "500", "₹5000.50", "5 lakh", "125"),
         *(s[: dice.randrange(1, len(s) + 1)] for s in secrets),
         OTHER.hex,
         f"{OTHER.hex}\x1fx",
@@ -213,24 +234,32 @@ def test_nothing_of_another_customer_is_in_any_answer(index: SearchIndex) -> Non
     assert [each.title for each in index.suggest(OWNER, "sal", 5)] == ["Salary"]
 
 
-def test_suggestions_are_titles_as_they_are_written(index: SearchIndex) -> None:
+def test_suggestions_are_titles_as_they_are_written(index: SearchIndex, settle: Settle) -> None:
     dice = random.Random(1)
     for number, title in enumerate(
         ("Reliance Fresh", "Reliance Fresh", "Reliance Industries", "Fresh Farms", "लक्ष्मी स्टोर")
     ):
         index.put(OWNER, document(dice, number, title))
+        settle(index, number)
     gone = document(dice, 9, "Reliance Gone")
     index.put(OWNER, gone)
-    index.commit(1)
+    index.commit(10)
+    index.put(OWNER, document(dice, 10, "Freshwater"))
     index.remove(OWNER, gone.type, gone.id)
-    index.commit(2)
+    settle(index, 20)
+    assert [s.title for s in index.suggest(OWNER, "freshw", 5)] == ["Freshwater"]
+    index.remove(OWNER, "trade", "D10")
+    index.remove(OWNER, "transaction", "D10")
+    index.remove(OWNER, "position", "D10")
+    index.remove(OWNER, "notification", "D10")
+    settle(index, 21)
     assert [s.title for s in index.suggest(OWNER, "rel", 5)] == ["Reliance Fresh", "Reliance Industries"]
     assert [s.title for s in index.suggest(OWNER, "fresh", 5)] == ["Fresh Farms", "Reliance Fresh"]
     assert [s.title for s in index.suggest(OWNER, "लक्ष", 5)] == ["लक्ष्मी स्टोर"]
     assert [s.documents for s in index.suggest(OWNER, "reliance f", 5)] == [2]
     for type_ in get_args(DocumentType):
         index.remove(OWNER, type_, "D0")
-    index.commit(3)
+    settle(index, 30)
     assert [s.documents for s in index.suggest(OWNER, "reliance f", 5)] == [1]
 
 
@@ -239,8 +268,11 @@ def test_what_is_erased_is_gone_from_answers_and_words(index: SearchIndex) -> No
     index.put(OTHER, document(random.Random(1), 1, "Zebra"))
     index.commit(1)
     assert len(every(index, OWNER, "zebar")) == 1
+    index.put(OWNER, document(random.Random(1), 2, "Zebra"))
+    index.show(2)
+    assert len(every(index, OWNER, "zebra")) == 2
     index.erase(OWNER)
-    index.commit(2)
+    index.show(3)
     assert every(index, OWNER, "zebra") == every(index, OWNER, "zebar") == []
     assert index.suggest(OWNER, "z", 5) == []
     assert len(every(index, OTHER, "zebra")) == 1
@@ -253,6 +285,8 @@ class Counted:
         self.index = index._index
         self.reads: list[str] = []
         self.meanwhile: Callable[[], object] = lambda: None
+        index._index = cast(Any, self)
+        index._view = index._view._replace(searcher=cast(Any, self.searcher()))
 
     def searcher(self) -> "Counted":
         self._searcher = self.index.searcher()
@@ -272,13 +306,12 @@ class Counted:
 def test_words_are_kept_at_hand_until_their_customer_writes(
     index: SearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "VOCABULARIES_MAX", 2)
+    monkeypatch.setattr(vocabulary, "CUSTOMERS_MAX", 2)
     dice, users = random.Random(1), [UUID(int=number) for number in range(1, 5)]
     for user in users:
         index.put(user, document(dice, 1, "Zebra"))
     index.commit(1)
     counted = Counted(index)
-    index._index = cast(Any, counted)
 
     def reads(user: UUID, query: str = "zebar") -> int:
         counted.reads.clear()
@@ -304,7 +337,6 @@ def test_words_read_before_a_commit_are_not_kept_after_it(index: SearchIndex) ->
     index.put(OWNER, document(random.Random(1), 1, "Zebra"))
     index.commit(1)
     counted = Counted(index)
-    index._index = cast(Any, counted)
 
     def written_meanwhile() -> None:
         counted.meanwhile = lambda: None
@@ -325,6 +357,28 @@ def test_an_index_is_opened_at_its_last_commit(tmp_path: Path) -> None:
     opened = SearchIndex.open(tmp_path / "index")
     assert (opened.position, opened.origin, opened.documents) == (41, ORIGIN, 1)
     opened.close()
+
+
+def test_what_is_shown_is_found_and_comes_again_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "FRESH_OF_ONE_MAX", 3)
+    monkeypatch.setattr(engine, "FRESH_MAX", 5)
+    index = SearchIndex.create(tmp_path / "index", ORIGIN)
+    index.put(OWNER, document(random.Random(1), 1, "Zebra"))
+    index.show(41)
+    assert (index.position, index.committed, len(every(index, OWNER, "zebra"))) == (41, 0, 1)
+    index.close()
+    index = SearchIndex.open(tmp_path / "index")
+    assert (index.position, every(index, OWNER, "zebra")) == (0, [])
+    # What is too much for memory, of one customer or of all, is committed.
+    for number in range(4):
+        index.put(OWNER, document(random.Random(1), number, "Zebra"))
+        index.show(number)
+    assert (index.committed, len(every(index, OWNER, "zebra"))) == (3, 4)
+    for number in range(6):
+        index.put(UUID(int=100 + number), document(random.Random(1), number, "Zebra"))
+        index.show(10 + number)
+    assert (index.committed, index.documents) == (15, 10)
+    index.close()
 
 
 def test_an_index_of_another_shape_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

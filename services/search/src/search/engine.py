@@ -1,19 +1,18 @@
 """The search index of one process: a tantivy index in a folder, with the position of the log it contains.
 
 The position is a document of the index, so it is committed with what it stands for: after a crash the index is at its
-last commit, and goes on from there. What answers a query is found by the definitions of `scoring.py`, step by step,
-the best first; each step is one query that leaves out the ones before it, sorted by `rank`.
+last commit, and goes on from there. What has come since that commit is kept in memory and answered beside the files,
+so that a document can be found at once and commits may be few (docs/decisions/0090). What answers a query is found by
+the definitions of `scoring.py`, step by step, the best first; each step is one query that leaves out the ones before
+it, sorted by `rank`.
 
 None of this may run in the event loop: it reads and writes files.
 """
 
-import json
 import shutil
 import struct
-import zlib
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
@@ -29,8 +28,19 @@ from tantivy import Occur, Order
 from search.documents import Document, DocumentType
 from search.filters import Filters
 from search.folding import has_digit
-from search.index_schema import SHAPE, build_schema, document_in, indexed, key_of, kind_in, own, title_in
-from search.results import Facets, Place, Result, facets, facets_of, page, ranked, scored_of
+from search.index_files import check_files
+from search.index_schema import (
+    SHAPE,
+    build_schema,
+    document_in,
+    indexed,
+    key_of,
+    kind_in,
+    own,
+    title_in,
+    title_terms,
+)
+from search.results import Facets, Kind, Place, Result, facets, facets_of, kind_of, page, ranked, scored_of
 from search.scoring import (
     BEGINS,
     BEGINS_WITH_WORDS,
@@ -43,10 +53,14 @@ from search.scoring import (
     typos_allowed,
 )
 from search.sounds import sound
+from search.vocabulary import Vocabularies
 
-WRITER_HEAP_BYTES = 32_000_000
-VOCABULARIES_MAX = 512
-"""Customers whose words are kept at hand."""
+WRITER_HEAP_BYTES = 128_000_000
+"""What a commit may hold before it is written in pieces. Small pieces are merged again and again while an index is
+built; between the commits of a running one there is never that much."""
+
+FRESH_MAX, FRESH_OF_ONE_MAX = 1_000, 100
+"""Documents kept beside the files, of all customers and of one, until they are committed."""
 
 _EXPANSIONS_MAX = 1_000
 """Words of the caller's that one word of a query may stand for, in one step."""
@@ -54,11 +68,10 @@ _FEW = 32
 """Up to so many results are all read and scored."""
 _KINDS_MAX = 5_000
 _META = "\x00position"
-_FOOTER = struct.Struct("<II")
-_FOOTER_MAGIC = 1337
 _NAME_SCORES = (EXACT, BEGINS_WITH_WORDS, BEGINS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+Clauses = list[tuple[Occur, tantivy.Query]]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -98,6 +111,17 @@ class Suggestion(NamedTuple):
     documents: int
 
 
+class _View(NamedTuple):
+    """What answers see: one commit, and what has come since. Never changed, only replaced."""
+
+    searcher: tantivy.Searcher
+    generation: int
+    """Of the commit."""
+    fresh: Mapping[UUID, Mapping[str, Document | None]]
+    """By customer and key the documents that are newer than the commit; None for what is gone since."""
+    position: int
+
+
 def guarded(action: Callable[P, T]) -> Callable[P, T]:
     """Every failure of the library as `IndexDamaged`, its panics included, which are no `Exception`."""
 
@@ -116,12 +140,12 @@ def guarded(action: Callable[P, T]) -> Callable[P, T]:
 
 
 class SearchIndex:
-    """One index. One thread writes; any number of threads read the last commit."""
+    """One index. One thread writes; any number of threads read what was shown last."""
 
     def __init__(self, path: Path, index: tantivy.Index, meta: _Meta) -> None:
         self.path = path
-        self.position = meta.position
-        """Everything up to this position of the log can be found."""
+        self.committed = meta.position
+        """The position that a restart would go on from."""
         self.origin = meta.origin
         self._schema = build_schema()
         self._index = index
@@ -129,9 +153,11 @@ class SearchIndex:
         # thread of its own, and could meet files that are being deleted or mended.
         index.config_reader(reload_policy="manual")
         self._writer = index.writer(WRITER_HEAP_BYTES, 1)
-        self._vocabularies: OrderedDict[UUID, list[str]] = OrderedDict()
+        self._vocabularies = Vocabularies()
         self._touched: set[UUID] = set()
-        self._generation = 0
+        self._coming: dict[UUID, dict[str, Document | None]] = {}
+        self._must_commit = False
+        self._view = _View(index.searcher(), 0, {}, meta.position)
 
     # --- Files ----------------------------------------------------------------------------------------
 
@@ -161,7 +187,7 @@ class SearchIndex:
         """
         if not (path / "meta.json").is_file():
             raise IndexDamaged("there is no index")
-        _check_files(path)
+        check_files(path)
         index = tantivy.Index(build_schema(), path=str(path))
         searcher = index.searcher()
         hits = searcher.search(tantivy.Query.term_query(index.schema, "key", _META), 2).hits
@@ -171,6 +197,11 @@ class SearchIndex:
         if meta.shape != SHAPE:
             raise IndexDamaged(f"its shape is {meta.shape}, and this release's is {SHAPE}")
         return cls(path, index, meta)
+
+    @property
+    def position(self) -> int:
+        """Everything up to this position of the log can be found."""
+        return self._view.position
 
     @property
     def is_there(self) -> bool:
@@ -187,33 +218,59 @@ class SearchIndex:
     @guarded
     def put(self, user_id: UUID, document: Document) -> None:
         """Adds a document, or replaces the one of the same type and id."""
-        self._writer.delete_documents_by_term("key", key_of(user_id, document.type, document.id))
+        key = key_of(user_id, document.type, document.id)
+        self._writer.delete_documents_by_term("key", key)
         self._writer.add_document(indexed(user_id, document))
-        self._touched.add(user_id)
+        self._note(user_id, key, document)
 
     @guarded
     def add(self, user_id: UUID, document: Document) -> None:
         """Adds a document that is not there yet: while an index is built."""
         self._writer.add_document(indexed(user_id, document))
-        self._touched.add(user_id)
+        self._must_commit = True
 
     @guarded
     def remove(self, user_id: UUID, type_: str, id_: str) -> None:
         """Removes one document."""
-        self._writer.delete_documents_by_term("key", key_of(user_id, type_, id_))
+        key = key_of(user_id, type_, id_)
+        self._writer.delete_documents_by_term("key", key)
+        self._note(user_id, key, None)
 
     @guarded
     def erase(self, user_id: UUID) -> None:
         """Removes everything of a customer, from memory too."""
         self._writer.delete_documents_by_term("user", user_id.hex)
         self._touched.add(user_id)
+        self._must_commit = True
+
+    def _note(self, user_id: UUID, key: str, document: Document | None) -> None:
+        self._touched.add(user_id)
+        if self._must_commit:
+            return
+        mine = self._coming.setdefault(user_id, dict(self._view.fresh.get(user_id, {})))
+        mine[key] = document
+        self._must_commit = len(mine) > FRESH_OF_ONE_MAX
+
+    @guarded
+    def show(self, position: int) -> None:
+        """Makes everything so far findable, with the position it stands for. What is too much for memory is committed.
+
+        Raises:
+            IndexDamaged: it had to be committed, and could not.
+        """
+        fresh = {**self._view.fresh, **self._coming}
+        if self._must_commit or sum(map(len, fresh.values())) > FRESH_MAX:
+            self._commit(position)
+        else:
+            self._coming.clear()
+            self._view = self._view._replace(fresh=fresh, position=position)
 
     @guarded
     def commit(self, position: int) -> None:
-        """Makes everything since the last commit findable and lasting, with the position it stands for.
+        """Makes everything so far findable and lasting, with the position it stands for.
 
         Raises:
-            IndexDamaged: the disk is full, or the folder is gone. The last commit is still there to be read.
+            IndexDamaged: the disk is full, or the folder is gone. What was shown last is still there to be read.
         """
         self._commit(position)
 
@@ -225,42 +282,45 @@ class SearchIndex:
         self._writer.add_document(meta)
         self._writer.commit()
         self._index.reload()
-        self._generation += 1  # before the words are dropped: nobody keeps what was read before this commit
-        for user_id in self._touched:
-            self._vocabularies.pop(user_id, None)
+        generation = self._vocabularies.renew(self._touched)
         self._touched.clear()
-        self.position = position
+        self._coming.clear()
+        self._must_commit = False
+        self.committed = position
+        self._view = _View(self._index.searcher(), generation, {}, position)
 
     # --- Reading --------------------------------------------------------------------------------------
 
     @property
     def documents(self) -> int:
-        """How many there are, of all customers."""
-        return max(self._index.searcher().num_docs - 1, 0)
+        """How many there are in the files, of all customers."""
+        return max(self._view.searcher.num_docs - 1, 0)
 
     @guarded
     def search(self, user_id: UUID, query: Query, filters: Filters, after: Place | None, limit: int) -> Found:
         """The results of `user_id` that stand below `after`, at most `limit`, and counts over all of them."""
-        position, generation = self.position, self._generation
-        searcher = self._index.searcher()
-        restriction = self._restriction(user_id, filters)
-        steps = self._steps(searcher, generation, user_id, query)
+        view = self._view
+        searcher = view.searcher
+        mine = view.fresh.get(user_id, {})
+        fresh = [document for document in mine.values() if document is not None and filters.lets_through(document)]
+        restriction = self._restriction(user_id, filters, mine)
+        steps = self._steps(view, user_id, query)
         if not steps:
-            return Found([], None, 0, Facets(type={}, platform={}, category={}, state={}), position)
+            return Found([], None, 0, Facets(type={}, platform={}, category={}, state={}), view.position)
         # The last step holds the ones before it.
-        every = _and([*restriction, steps[-1][1]])
+        every = tantivy.Query.boolean_query([*restriction, (Occur.Must, steps[-1][1])])
         few = searcher.search(every, _FEW + 1, count=False, order_by_field="rank", order=Order.Desc).hits
         if len(few) <= _FEW:
             # Cheaper than to count and to go step by step, and nearly every answer.
-            results = ranked(query, [document_in(searcher.doc(address)) for _, address in few])
+            results = ranked(query, [*(document_in(searcher.doc(address)) for _, address in few), *fresh])
             shown, next_place = page(results, after, limit)
-            return Found(shown, next_place, len(results), facets(results), position)
-        total, found_facets = self._facets(searcher, every)
+            return Found(shown, next_place, len(results), facets(results), view.position)
+        committed, kinds = self._kinds(searcher, every)
         hits: list[tuple[Place, Any]] = []
         for number, (points, step) in enumerate(steps):
             if after is not None and points > after.score:
                 continue
-            clauses = [(Occur.Must, clause) for clause in (*restriction, step)]
+            clauses = [*restriction, (Occur.Must, step)]
             clauses += [(Occur.MustNot, better) for better in _better(steps, number)]
             if after is not None and points == after.score:
                 clauses.append((Occur.Must, self._range("rank", None, after.rank - 1, tantivy.FieldType.Unsigned)))
@@ -272,28 +332,44 @@ class SearchIndex:
                 order=Order.Desc,
             )
             hits += [(Place(points, rank), address) for rank, address in found.hits]
-            if len(hits) > limit or (after is None and len(hits) == total):
+            if len(hits) > limit or (after is None and len(hits) == committed):
                 break
-        results = [self._result(searcher, query, *hit) for hit in hits[:limit]]
-        return Found(results, results[-1].place if len(hits) > limit else None, total, found_facets, position)
+        besides = ranked(query, fresh)
+        kinds.update(kind_of(result.document) for result in besides)
+        results = [self._result(searcher, query, *hit) for hit in hits]
+        results += [result for result in besides if after is None or result.place < after]
+        results.sort(key=lambda result: result.place, reverse=True)
+        shown, next_place = page(results, None, limit)
+        return Found(shown, next_place, committed + len(besides), facets_of(kinds), view.position)
 
     @guarded
     def suggest(self, user_id: UUID, text: str, limit: int) -> list[Suggestion]:
         """Titles of the customer's own documents in which a word begins the text, the most frequent first."""
-        searcher = self._index.searcher()
-        mine = tantivy.Query.term_query(self._schema, "user", user_id.hex)  # so that what is deleted is not counted
-        terms = searcher.terms_with_prefix("title", own(user_id, text), filter_query=mine, limit=200)
-        counts: dict[str, int] = {}
+        searcher, mine = self._view.searcher, self._view.fresh.get(user_id, {})
+        # So that what is deleted is not counted.
+        still_so = tantivy.Query.boolean_query(self._restriction(user_id, Filters(), mine))
+        terms = searcher.terms_with_prefix("title", own(user_id, text), filter_query=still_so, limit=200)
+        counts: Counter[str] = Counter()
         for term, count in terms:
             title = title_in(term)
-            counts[title] = max(counts.get(title, 0), count)
+            counts[title] = max(counts[title], count)
+        fresh = {}
+        for document in mine.values():
+            if document is not None and (begun := [t for t in title_terms(document.title) if t.startswith(text)]):
+                fresh[title_in(begun[0])] = document
+                counts[title_in(begun[0])] += 1
         suggestions = []
         # A word inside of a title counts less than one it begins with.
         for title, count in sorted(counts.items(), key=lambda one: (not one[0].startswith(text), -one[1], one[0])):
-            hits = searcher.search(self._term("name", user_id, title), 1, count=False, order_by_field="rank").hits
-            if hits:
-                document = document_in(searcher.doc(hits[0][1]))
-                suggestions.append(Suggestion(document.title, document.type, count))
+            found = fresh.get(title)
+            if found is None:
+                named = tantivy.Query.boolean_query(
+                    [(Occur.Must, still_so), (Occur.Must, self._term("name", user_id, title))]
+                )
+                hits = searcher.search(named, 1, count=False, order_by_field="rank").hits
+                found = document_in(searcher.doc(hits[0][1])) if hits else None
+            if found is not None:
+                suggestions.append(Suggestion(found.title, found.type, count))
             if len(suggestions) == limit:
                 break
         return suggestions
@@ -306,16 +382,18 @@ class SearchIndex:
             scored = Scored(match=match_of(place.score), score=place.score, highlights=highlights)
         return Result(place, document, scored)
 
-    def _facets(self, searcher: tantivy.Searcher, every: tantivy.Query) -> tuple[int, Facets]:
+    def _kinds(self, searcher: tantivy.Searcher, every: tantivy.Query) -> tuple[int, Counter[Kind]]:
         """How many there are, and how many of each kind."""
         counted = searcher.aggregate(every, {"kinds": {"terms": {"field": "kind", "size": _KINDS_MAX}}})["kinds"]
-        kinds = {kind_in(bucket["key"]): int(bucket["doc_count"]) for bucket in counted["buckets"]}
-        return sum(kinds.values()) + int(counted["sum_other_doc_count"]), facets_of(kinds)
+        kinds = Counter({kind_in(bucket["key"]): int(bucket["doc_count"]) for bucket in counted["buckets"]})
+        return kinds.total() + int(counted["sum_other_doc_count"]), kinds
 
     # --- From a query to terms ------------------------------------------------------------------------
 
-    def _restriction(self, user_id: UUID, filters: Filters) -> list[tantivy.Query]:
-        """What every result must be. Who the caller is comes from the token, and is always part of it."""
+    def _restriction(self, user_id: UUID, filters: Filters, newer: Mapping[str, Document | None]) -> Clauses:
+        """What every result of the files must be: the caller's, which the token tells, what the filters let through,
+        and not `newer` in memory.
+        """
         must = [tantivy.Query.term_query(self._schema, "user", user_id.hex)]
         for field, values in (
             ("type", filters.types),
@@ -335,11 +413,12 @@ class SearchIndex:
             )
         if filters.min_amount_minor is not None or filters.max_amount_minor is not None:
             must.append(self._range("paise", filters.min_amount_minor or 0, filters.max_amount_minor))
-        return must
+        clauses = [(Occur.Must, query) for query in must]
+        if newer:
+            clauses.append((Occur.MustNot, tantivy.Query.term_set_query(self._schema, "key", list(newer))))
+        return clauses
 
-    def _steps(
-        self, searcher: tantivy.Searcher, generation: int, user_id: UUID, query: Query
-    ) -> list[tuple[int, tantivy.Query]]:
+    def _steps(self, view: _View, user_id: UUID, query: Query) -> list[tuple[int, tantivy.Query]]:
         """Each step's score and what is in it, the best first. A step may hold documents of better ones, too."""
         if query.is_blank:
             return [(EXACT, tantivy.Query.term_query(self._schema, "user", user_id.hex))]
@@ -353,7 +432,7 @@ class SearchIndex:
             (BEGINS_WITH_WORDS, self._prefix("name", user_id, query.text + " ")),
             (BEGINS, self._prefix("name", user_id, query.text)),
         ]
-        alternatives = [self._alternatives(searcher, generation, user_id, word) for word in query.words]
+        alternatives = [self._alternatives(view, user_id, word) for word in query.words]
         for level in Level:
             if any(level in each for each in alternatives):
                 clauses = [
@@ -363,9 +442,7 @@ class SearchIndex:
                     steps.append((level.score, _and([_or(clause) for clause in clauses])))
         return steps
 
-    def _alternatives(
-        self, searcher: tantivy.Searcher, generation: int, user_id: UUID, word: str
-    ) -> dict[Level, tantivy.Query]:
+    def _alternatives(self, view: _View, user_id: UUID, word: str) -> dict[Level, tantivy.Query]:
         """What a word of the query may be in a document, by level."""
         found = {
             Level.NAME: self._term("name_word", user_id, word),
@@ -380,7 +457,7 @@ class SearchIndex:
         key = sound(word)
         if key is not None:
             found[Level.SOUNDS] = self._term("sound", user_id, key)
-        vocabulary = self._vocabulary(searcher, generation, user_id)
+        vocabulary = self._vocabularies.of(user_id, view.searcher, view.generation)
         # As `scoring.inside` has it for words without digits, without a call for each.
         containing = [other for other in vocabulary if word in other] if len(word) >= INSIDE_LETTERS_MIN else []
         if containing:
@@ -396,21 +473,6 @@ class SearchIndex:
                 if others:
                     found[level] = self._any_of("letters", user_id, others)
         return found
-
-    def _vocabulary(self, searcher: tantivy.Searcher, generation: int, user_id: UUID) -> list[str]:
-        """The customer's words without digits, in any of their documents."""
-        known = self._vocabularies.get(user_id)
-        if known is not None:
-            with suppress(KeyError):  # a commit has just dropped it
-                self._vocabularies.move_to_end(user_id)
-            return known
-        start = own(user_id, "")
-        known = [term[len(start) :] for term, _ in searcher.terms_with_prefix("letters", start)]
-        if generation == self._generation:
-            self._vocabularies[user_id] = known
-            while len(self._vocabularies) > VOCABULARIES_MAX:
-                self._vocabularies.popitem(last=False)
-        return known
 
     def _term(self, field: str, user_id: UUID, text: str) -> tantivy.Query:
         return tantivy.Query.term_query(self._schema, field, own(user_id, text))
@@ -456,25 +518,3 @@ def _better(steps: Sequence[tuple[int, tantivy.Query]], number: int) -> list[tan
     if number - 1 > last_name:
         before.append(number - 1)
     return [steps[index][1] for index in before]
-
-
-def _check_files(path: Path) -> None:
-    """Compares every file of the last commit with the checksum that tantivy has written at its end.
-
-    Opening reads only the ends of the files, so damage in the middle of one would show as wrong results.
-    """
-    meta = json.loads((path / "meta.json").read_text())
-    # By segment the file of its deletions, if it has one. A kill may have left files that no commit names.
-    deletions = {}
-    for segment in meta["segments"]:
-        name = segment["segment_id"].replace("-", "")
-        deletions[name] = f"{name}.{segment['deletes']['opstamp']}.del" if segment["deletes"] else None
-    for file in path.iterdir():
-        name = file.name.split(".")[0]
-        if name not in deletions or (file.suffix == ".del" and file.name != deletions[name]):
-            continue
-        data = file.read_bytes()
-        length, magic = _FOOTER.unpack(data[-_FOOTER.size :])
-        body = data[: -_FOOTER.size - length]
-        if magic != _FOOTER_MAGIC or json.loads(data[len(body) : -_FOOTER.size])["crc"] != zlib.crc32(body):
-            raise IndexDamaged(f"{file.name} is not what was written")

@@ -84,7 +84,7 @@ def indexed(user_id: UUID, document: Document) -> tantivy.Document:
     start = own(user_id, "")
     for name, terms in (
         ("name", names),
-        ("title", _title_terms(document.title)),
+        ("title", title_terms(document.title)),
         ("name_word", name_words),
         ("word", every),
         ("letters", letters),
@@ -112,7 +112,7 @@ def title_in(term: str) -> str:
     return term.rpartition(_TITLE_END)[2]
 
 
-def _title_terms(title: str) -> set[str]:
+def title_terms(title: str) -> set[str]:
     """The title from each of its words on, for suggestions; each leads to the whole."""
     every = words(title)
     return {f"{' '.join(every[start:])}{_TITLE_END}{' '.join(every)}" for start in range(min(len(every), 8))}

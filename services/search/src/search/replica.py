@@ -28,8 +28,12 @@ from search.projections.document import document_in
 
 log = structlog.get_logger(__name__)
 
-COMMIT_INTERVAL_S = 0.1
-"""Between the ends of one commit and the next. What arrives meanwhile is committed together."""
+TAKE_IN_INTERVAL_S = 0.05
+"""Between one look into the read model and the next. What arrives meanwhile is taken in together."""
+
+COMMIT_INTERVAL_S = 2.0
+"""What has been taken in can be found at once; on the disk it is after this time, or when it is much. After a crash
+it is taken in again (docs/decisions/0090)."""
 
 LOOK_INTERVAL_S = 1.0
 """Without a word from the log, look whether the read model has moved, and whether the folder is still there."""
@@ -93,6 +97,7 @@ class Replica:
         self._checked_at_s = 0.0
         self._kept_up = False
         self._behind_since_s: float | None = None
+        self._committed_at_s = 0.0
         self._purge_at_s: float | None = None
         # One thread writes, so that commits never wait for queries; two read, for two cores.
         self._writing = ThreadPoolExecutor(1, "search-write")
@@ -221,7 +226,10 @@ class Replica:
             if source.position > self._index.position:
                 await self._take_in(self._index, source.position)
             self._behind_since_s = None
-            self._kept_up = True
+            is_due = time.monotonic() - self._committed_at_s >= COMMIT_INTERVAL_S
+            if self._index.position > self._index.committed and is_due:
+                await self._make(self._index.commit, self._index, self._index.position)
+            self._kept_up |= self._index.position == self._index.committed
             if not await self._read(lambda index=self._index: index.is_there):
                 raise IndexDamaged("its folder is gone")
             if self._purge_at_s is not None and time.monotonic() > self._purge_at_s:
@@ -232,7 +240,7 @@ class Replica:
     async def _wait(self) -> None:
         """Until there is something new, but not before the interval is over, unless somebody waits for it."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(COMMIT_INTERVAL_S):
+            async with asyncio.timeout(TAKE_IN_INTERVAL_S):
                 await self._hurry.wait()
         self._hurry.clear()
         with contextlib.suppress(TimeoutError):
@@ -268,7 +276,7 @@ class Replica:
             if len(rows) < _ROWS_PER_READ:
                 break
             last = tuple(rows[-1][name] for name in ("position", "user_id", "type", "id"))
-        await self._commit(index, up_to)
+        await self._make(index.show, index, up_to)
 
     async def _build(self, reason: str, origin: Origin) -> None:
         """A new index beside the one in use, if there is one; then it takes its place."""
@@ -293,6 +301,7 @@ class Replica:
             # What was written meanwhile comes with the catching up: it is above this position.
             await self._write(building.commit, position)
             await self._take_in_beside(building)
+            await self._write(building.commit, building.position)
             await self._write(_make_current, self._slot, building.path)
         except BaseException:
             with contextlib.suppress(IndexDamaged):
@@ -313,9 +322,12 @@ class Replica:
         if source.position > building.position:
             await self._take_in(building, source.position)
 
-    async def _commit(self, index: SearchIndex, position: int) -> None:
-        await self._write(index.commit, position)
-        _commits.inc()
+    async def _make(self, lasting_or_shown: Callable[[int], None], index: SearchIndex, position: int) -> None:
+        before = index.committed
+        await self._write(lasting_or_shown, position)
+        if index.committed != before:
+            _commits.inc()
+            self._committed_at_s = time.monotonic()
         if index is self._index:
             self._announce()
 
