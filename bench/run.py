@@ -63,6 +63,7 @@ ON_PRODUCT: dict[str, Bench] = {
     "gateway_faults": gateway_faults.measure,
     "notifier": notifications.measure_product,
     "identity": identity_figures.measure,
+    "search": search_load.measure_product,
 }
 """On the whole product, behind its origin."""
 
