@@ -1,5 +1,6 @@
 """Search as a client gets it, from events alone."""
 
+import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -185,6 +186,38 @@ async def test_nobody_finds_what_is_another_customers(world: Any, client: httpx.
         assert found["total"] == len(found["items"]) == sum(found["facets"]["type"].values())
     # Not in what it spends either: another's words are not even looked at.
     assert (await search(client, world, other, q="secretray"))["total"] == 0
+
+
+async def test_any_query_is_answered_as_if_nobody_else_were_there(world: Any, client: httpx.AsyncClient) -> None:
+    """Results, totals, facets and suggestions, whatever is asked."""
+    dice = random.Random(7)
+    secrets = ["".join(dice.choices("aeiklmnrstलक्ष 0123", k=dice.randrange(3, 12))).strip() or "x" for _ in range(40)]
+    owner, _, _ = await customer(
+        world, *[lambda a, s=s, n=n: posted(a, 500_00 + n, s, s) for n, s in enumerate(secrets)]
+    )
+    other, _, _ = await customer(world, lambda account: posted(account, 1_23, "Zzyzx", "mine"))
+    mine = {item["id"] for item in (await search(client, world, other, q="platform:bfc,vyomo"))["items"]}
+    assert len(mine) == 3
+    texts = {
+        *secrets,
+        *(s[: dice.randrange(1, len(s) + 1)] for s in secrets),
+        "500",
+        "₹500.07",
+        "amount>400",
+        owner.hex,
+    }
+    hits = 0
+    for text in sorted(filter(str.strip, texts)):
+        found = await search(client, world, other, q=text, limit=200)
+        assert {item["id"] for item in found["items"]} <= mine, text
+        assert found["total"] == len(found["items"]), text
+        for name in ("type", "category"):
+            assert sum(found["facets"][name].values()) == found["total"], text
+        query = urlencode({"q": text})
+        answer = await client.get(f"/api/search/suggestions?{query}", headers=world.bearer(other))
+        assert not {item["text"] for item in answer.json()["items"] if item["kind"] == "title"} & set(secrets), text
+        hits += (await search(client, world, owner, q=text))["total"]
+    assert hits > len(secrets)  # which there were to be found
 
 
 async def test_bad_input(world: Any, client: httpx.AsyncClient) -> None:
