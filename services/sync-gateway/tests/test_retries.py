@@ -32,6 +32,12 @@ def test_what_follows_from_an_answer(answer: Answer, tries: int, status: str, pa
     assert found.next_attempt_at == (None if pause_s is None else NOW + timedelta(seconds=pause_s))
 
 
+def test_a_platform_that_says_gone_is_tried_again() -> None:
+    found = verdict(failed(410), 1, (10, 100), NOW, 0.5, gone_ends=False)
+    assert found == ("failed", NOW + timedelta(seconds=10))
+    assert verdict(failed(410), 3, (10, 100), NOW, 0.5, gone_ends=False).status == "exhausted"
+
+
 def test_pauses_are_spread() -> None:
     pauses = [verdict(failed(), 1, (10,), NOW, chance).next_attempt_at for chance in (0.0, 0.25, 0.999)]
     seconds = [(pause - NOW).total_seconds() for pause in pauses if pause is not None]

@@ -141,6 +141,72 @@ async def test_retry_after_is_honoured(gateway: Gateway, ledger_store: EventStor
         await until_status(gateway, token, webhook, "delivered")
 
 
+async def test_retry_after_is_about_the_receiver_not_about_one_message(
+    gateway: Gateway, ledger_store: EventStore
+) -> None:
+    """Nothing of any stream is sent before the time that the receiver asked for."""
+    token, users, path = gateway.ops_token(), [uuid4() for _ in range(6)], f"/{uuid4()}"
+    async with Receiver(gateway.receiver_port) as receiver:
+        receiver.replies[path] = status(429, **{"Retry-After": "2"})
+        webhook = await gateway.webhook(token, "ledger.#", path=path, retry_delays_s=[0, 0], concurrency_max=1)
+        for user_id in users:
+            await append(ledger_store, user_id, 1)
+        (first,) = await receiver.until(1, path)
+        receiver.replies.clear()
+        received = await receiver.until(1 + len(users), path)
+        assert min(message.at_s for message in received[1:]) - first.at_s > 1.9
+        assert (await gateway.call("DELETE", f"/api/sync/webhooks/{webhook['id']}", token)).status == 204
+
+
+async def test_probes_wait_for_retry_after_too(gateway: Gateway, ledger_store: EventStore) -> None:
+    user_id, path = uuid4(), f"/{uuid4()}"
+    token = gateway.token(user_id)
+    async with Receiver(gateway.receiver_port) as receiver:
+        receiver.replies[path] = status(500)
+        webhook = await gateway.webhook(token, "ledger.#", path=path, retry_delays_s=[0] * 3)
+        for number in (1, 2):
+            await append(ledger_store, user_id, number)
+        await receiver.until(4, path)
+        receiver.replies[path] = status(503, **{"Retry-After": "3"})
+        asked = (await receiver.until(5, path))[4]  # the fifth failure: quarantine
+        after = (await receiver.until(6, path))[5]
+        assert after.at_s - asked.at_s > 2.9, "probed after 0.3 s otherwise"
+        await gateway.call("DELETE", f"/api/sync/webhooks/{webhook['id']}", token)
+
+
+async def test_no_more_at_once_than_the_webhook_allows(gateway: Gateway, ledger_store: EventStore) -> None:
+    token, users, path = gateway.ops_token(), [uuid4() for _ in range(12)], f"/{uuid4()}"
+    at_once, most = 0, 0
+
+    async def slowly(_: Received) -> web.StreamResponse:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.1)
+        at_once -= 1
+        return web.Response()
+
+    async with Receiver(gateway.receiver_port) as receiver:
+        receiver.replies[path] = slowly
+        webhook = await gateway.webhook(token, "ledger.#", path=path, concurrency_max=3, rate_per_s=1000)
+        for user_id in users:
+            await append(ledger_store, user_id, 1)
+        await receiver.until(len(users), path)
+        assert most == 3
+        await gateway.call("DELETE", f"/api/sync/webhooks/{webhook['id']}", token)
+
+
+async def test_no_faster_than_the_webhook_allows(gateway: Gateway, ledger_store: EventStore) -> None:
+    token, path, count = gateway.ops_token(), f"/{uuid4()}", 21
+    async with Receiver(gateway.receiver_port) as receiver:
+        webhook = await gateway.webhook(token, "ledger.#", path=path, concurrency_max=64, rate_per_s=10)
+        for _ in range(count):
+            await append(ledger_store, uuid4(), 1)
+        received = await receiver.until(count, path)
+        assert received[-1].at_s - received[0].at_s > 0.9 * (count - 1) / 10
+        await gateway.call("DELETE", f"/api/sync/webhooks/{webhook['id']}", token)
+
+
 async def test_one_slow_webhook_holds_up_neither_others_nor_other_streams(
     gateway: Gateway, ledger_store: EventStore
 ) -> None:
@@ -246,6 +312,24 @@ async def test_test_resend_and_replay(gateway: Gateway, ledger_store: EventStore
         assert (replayed.status, replayed.body) == (202, {"queued": 3})
         everything = await receiver.until(8, path)
         assert [message.raw for message in everything[5:]] == [message.raw for message in sent]
+
+
+async def test_one_replay_at_a_time(gateway: Gateway, ledger_store: EventStore) -> None:
+    """Asked for again and again, each would copy all of the past."""
+    user_id, path = uuid4(), f"/{uuid4()}"
+    token = gateway.token(user_id)
+    async with Receiver(gateway.receiver_port) as receiver:
+        webhook = await gateway.webhook(token, "ledger.#", path=path, retry_delays_s=[3600])
+        await append(ledger_store, user_id, 1, 2)
+        await receiver.until(2, path)
+        await until_status(gateway, token, webhook, "delivered", "delivered")
+        receiver.replies[path] = status(500)
+        url, body = f"/api/sync/webhooks/{webhook['id']}/replay", {"since": "2026-01-01T00:00:00Z"}
+        answers = await asyncio.gather(*(gateway.call("POST", url, token, body) for _ in range(5)))
+        assert sorted(answer.status for answer in answers) == [202, 409, 409, 409, 409]
+        assert {a.body["code"] for a in answers if a.status == 409} == {"replay_under_way"}
+        assert len(await deliveries(gateway, token, webhook)) == 4
+        await gateway.call("DELETE", f"/api/sync/webhooks/{webhook['id']}", token)
 
 
 async def test_only_the_owner_sees_or_touches_a_webhook(gateway: Gateway) -> None:

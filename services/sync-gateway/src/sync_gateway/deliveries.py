@@ -28,6 +28,9 @@ CHANNEL = "webhook_deliveries"
 
 ERASED = "identity.user.erased"
 
+REPLAY_MAX = 100_000
+"""Deliveries of one replay, the oldest: whoever has more goes on from where it ended."""
+
 _LIFECYCLE = frozenset(
     contract_of(contract).type
     for contract in (
@@ -352,16 +355,26 @@ class Deliveries:
             if row is None:
                 return None
             await _probe_now(db, webhook_id)
-            return (await _again(db, webhook_id, [row["n"]], "resend"))[0]
+            queued = await _again(db, webhook_id, [row["n"]], "resend")
+        return queued[0] if queued else None
 
-    async def replay(self, webhook_id: UUID, since: datetime) -> int:
-        """Queues everything recorded since then once more, in order; how many that are."""
+    async def replay(self, webhook_id: UUID, since: datetime) -> int | None:
+        """Queues everything recorded since then once more, in order; how many that are, or None while the replay
+        before has not come to its end: each may be as long as the webhook's past."""
         async with self._database.acquire() as db, db.transaction():
+            await db.execute("SELECT 1 FROM webhook_endpoint WHERE webhook_id = $1 FOR NO KEY UPDATE", webhook_id)
+            if await db.fetchval(
+                "SELECT EXISTS (SELECT 1 FROM webhook_delivery WHERE webhook_id = $1 AND kind = 'replay'"
+                " AND status IN ('pending', 'failed'))",
+                webhook_id,
+            ):
+                return None
             rows = await db.fetch(
                 "SELECT n FROM webhook_delivery WHERE webhook_id = $1 AND kind = 'event' AND recorded_at >= $2"
-                " ORDER BY n LIMIT 100000",
+                " ORDER BY n LIMIT $3",
                 webhook_id,
                 since,
+                REPLAY_MAX,
             )
             return len(await _again(db, webhook_id, [row["n"] for row in rows], "replay"))
 

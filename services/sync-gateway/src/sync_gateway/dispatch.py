@@ -105,11 +105,9 @@ class Dispatcher:
                 leased[webhook_id] = row
                 endpoint = self._endpoints.get(webhook_id)
                 if endpoint is None or endpoint.task.done():
-                    if endpoint is not None:
-                        _raise(endpoint.task)
                     endpoint = self._endpoints[webhook_id] = Endpoint(self, webhook_id, row)
-                    endpoint.task = asyncio.create_task(endpoint.run(), name="webhook")
-                    endpoint.task.add_done_callback(lambda _: self._wake.set())
+                    endpoint.task = asyncio.create_task(endpoint.run(), name=f"webhook {webhook_id}")
+                    endpoint.task.add_done_callback(lambda task, endpoint=endpoint: self._ended(endpoint, task))  # type: ignore[misc]
                 else:
                     endpoint.configure(row)
                 endpoint.more()
@@ -118,7 +116,6 @@ class Dispatcher:
                     # Nothing left to send, deleted, paused, or another replica's.
                     endpoint.stop()
                     if endpoint.task.done():
-                        _raise(endpoint.task)
                         del self._endpoints[webhook_id]
             _LEASED.set(len(self._endpoints))
             try:
@@ -126,6 +123,13 @@ class Dispatcher:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _ended(self, endpoint: Endpoint, task: "asyncio.Task[None]") -> None:
+        """What goes wrong with one webhook is that one's: it begins anew when leases are looked at next."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("webhook_failed", task=task.get_name(), exc_info=error)
+        elif not endpoint.failed:
+            self._wake.set()
 
     async def _listen(self) -> None:
         """Wakes up with the commit that enqueued something; without a connection, looking every second is enough."""
@@ -148,8 +152,3 @@ class Dispatcher:
                     raise
                 log.warning("webhook_wake_up_lost", error=repr(error))
             await asyncio.sleep(1)
-
-
-def _raise(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled():
-        task.result()

@@ -28,6 +28,8 @@ _ATTEMPTS = Counter("webhook_attempts_total", "Attempts to deliver, by outcome",
 _LATENCY = Histogram("webhook_attempt_seconds", "How long receivers take to answer")
 
 PROBE_PAUSE_S_MAX = 3600.0
+PLATFORM_PROBE_PAUSE_S_MAX = 60.0
+"""There are two of them, and what their books lack is money: they are told within a minute of coming back."""
 UNREACHABLE_AFTER = timedelta(days=5)
 
 Ending = Literal["gone", "unreachable"]
@@ -84,7 +86,10 @@ class Endpoint:
         self._attempting = 0
         self._tokens = 1.0
         self._tokens_at_s = time.monotonic()
+        self._not_before_s = 0.0
         self._stopped = False
+        self.failed = False
+        """Something went wrong that is no answer of the receiver's."""
         self._revision = -1
         self._streak = Streak(row)
         self.configure(row)
@@ -98,6 +103,7 @@ class Endpoint:
         if row["revision"] == self._revision:
             return
         self._revision = row["revision"]
+        self._not_before_s = 0.0
         self._url: str = row["url"]
         self._platform: str | None = row["platform"]
         self._delays_s: Sequence[int] = row["retry_delays_s"]
@@ -176,6 +182,8 @@ class Endpoint:
         burst = max(1.0, self._rate_per_s / 10)
         self._tokens = min(burst, self._tokens + (now_s - self._tokens_at_s) * self._rate_per_s)
         self._tokens_at_s = now_s
+        if now_s < self._not_before_s:
+            return self._not_before_s - now_s
         while self._ready and self._attempting < self._concurrency_max:
             if not self._dispatcher.may_start:
                 return 0.2
@@ -195,7 +203,8 @@ class Endpoint:
         self.sending.discard(task)
         self.wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("webhook_send_failed", exc_info=error)
+            log.error("webhook_send_failed", webhook_id=str(self._webhook_id), exc_info=error)
+            self.failed = True
             self.stop()
 
     async def _send(self, delivery: Delivery) -> None:
@@ -212,7 +221,16 @@ class Endpoint:
         else:
             delivery.tries += 1
             delivery.attempts += 1
-            status, next_attempt_at = verdict(answer, delivery.tries, self._delays_s, now, random.random())  # noqa: S311
+            status, next_attempt_at = verdict(
+                answer,
+                delivery.tries,
+                self._delays_s,
+                now,
+                random.random(),  # noqa: S311
+                gone_ends=self._platform is None,
+            )
+            if answer.too_much:
+                self._not_before_s = max(self._not_before_s, time.monotonic() + answer.retry_after_s)
         ledger = self._dispatcher.ledger
         await ledger.record(Result(self._webhook_id, delivery, now, answer, status, next_attempt_at))
         if status == "exhausted":
@@ -270,7 +288,7 @@ class Endpoint:
         if self._quarantined or streak.failures < dispatcher.limits.quarantine_after:
             return
         self._quarantined = True
-        streak.next_probe_at = now + timedelta(seconds=dispatcher.limits.probe_s)
+        streak.next_probe_at = now + timedelta(seconds=max(dispatcher.limits.probe_s, answer.retry_after_s))
         await self._save()
         if self._platform is None:
             await until_it_works(
@@ -326,8 +344,10 @@ class Endpoint:
             return 0.0
         streak.failed(at)
         streak.probes += 1
-        pause_s = min(dispatcher.limits.probe_s * 2**streak.probes, PROBE_PAUSE_S_MAX)
-        streak.next_probe_at = at + timedelta(seconds=pause_s * random.uniform(0.8, 1.2))  # noqa: S311
+        longest_s = PROBE_PAUSE_S_MAX if self._platform is None else PLATFORM_PROBE_PAUSE_S_MAX
+        pause_s = min(dispatcher.limits.probe_s * 2**streak.probes, longest_s)
+        pause_s = max(pause_s * random.uniform(0.8, 1.2), answer.retry_after_s)  # noqa: S311
+        streak.next_probe_at = at + timedelta(seconds=pause_s)
         await self._save()
         if self._platform is None and streak.since is not None and at - streak.since > UNREACHABLE_AFTER:
             self.stop()

@@ -88,7 +88,8 @@ class Ledger:
             "  WHERE (l.webhook_id IS NULL OR l.leased_by = $1 OR l.leased_until < now())"
             "   AND (e.state = 'quarantined' OR e.state = 'active' AND EXISTS (SELECT 1 FROM webhook_delivery d"
             "    WHERE d.webhook_id = e.webhook_id AND d.status IN ('pending', 'failed')))"
-            "  ORDER BY e.webhook_id"
+            # A webhook that is being deleted is waited for, and is gone then: its lease would have nothing to refer to.
+            "  ORDER BY e.webhook_id FOR KEY SHARE OF e"
             "  ON CONFLICT (webhook_id) DO UPDATE SET leased_by = $1, leased_until = now() + $2"
             "   WHERE mine.leased_by = $1 OR mine.leased_until < now()"
             "  RETURNING webhook_id, failures, failing_since, probes, next_probe_at)"

@@ -10,6 +10,7 @@ JITTER = 0.2
 """A pause is this much shorter or longer, so that many deliveries do not come back at once."""
 
 _GONE = 410
+_TOO_MUCH = (429, 503)
 
 
 class Answer(NamedTuple):
@@ -29,6 +30,11 @@ class Answer(NamedTuple):
         return self.code == _GONE
 
     @property
+    def too_much(self) -> bool:
+        """Whether nothing at all is wanted for the time that `Retry-After` says: it is not about this message."""
+        return self.code in _TOO_MUCH
+
+    @property
     def reason(self) -> str:
         """Why it failed, in one word."""
         return self.error or f"http_{self.code}"
@@ -40,11 +46,16 @@ class Verdict(NamedTuple):
     next_attempt_at: datetime | None
 
 
-def verdict(answer: Answer, tries: int, delays_s: Sequence[int], now: datetime, chance: float) -> Verdict:
-    """After the `tries`-th attempt (from 1) of a delivery; `chance` in [0, 1) is the jitter."""
+def verdict(
+    answer: Answer, tries: int, delays_s: Sequence[int], now: datetime, chance: float, *, gone_ends: bool = True
+) -> Verdict:
+    """After the `tries`-th attempt (from 1) of a delivery; `chance` in [0, 1) is the jitter.
+
+    `gone_ends`: 410 ends it, because it ends the webhook too; a platform does not end by an answer.
+    """
     if answer.ok:
         return Verdict("delivered", None)
-    if answer.gone or tries > len(delays_s):
+    if (answer.gone and gone_ends) or tries > len(delays_s):
         return Verdict("exhausted", None)
     pause_s = delays_s[tries - 1] * (1 - JITTER + 2 * JITTER * chance)
     return Verdict("failed", now + timedelta(seconds=max(pause_s, answer.retry_after_s)))

@@ -305,7 +305,10 @@ def routes(
         caller: NamedDependency[Caller], webhook_id: FromPath[UUID], data: JSONBody[ReplayBody]
     ) -> Replaying:
         await own(webhook_id, caller)
-        return Replaying(queued=await deliveries.replay(webhook_id, data.since))
+        queued = await deliveries.replay(webhook_id, data.since)
+        if queued is None:
+            raise Problem(409, "replay_under_way", "The replay before this one has not come to its end")
+        return Replaying(queued=queued)
 
     return [
         create_webhook,
