@@ -97,6 +97,8 @@ class Hub:
                 # A burst must not overrun the queues of clients whose sockets only need their turn.
                 await asyncio.sleep(0)
         if self._meter is not None:
+            if offered:
+                self._meter.count("websocket.events", offered)
             now = datetime.now(UTC)
             self._meter.latency(
                 "latency",

@@ -65,6 +65,8 @@ class Sums(NamedTuple):
 
     counts: dict[str, int]
     histograms: "dict[str, Counter[int]]"
+    seconds: float
+    """How long the window is in whole buckets, up to now."""
 
     def quantiles(self, name: str) -> dict[str, float | None]:
         histogram = self.histograms.get(name, Counter())
@@ -81,11 +83,11 @@ class Measures:
         self._histograms: defaultdict[tuple[datetime, str], Counter[int]] = defaultdict(Counter)
 
     def count(self, name: str, by: int = 1) -> None:
-        self._counts[_bucket(), name] += by
+        self._counts[_bucket(datetime.now(UTC)), name] += by
 
     def latency(self, name: str, latencies_ms: Sequence[float]) -> None:
         """Samples; their number is counted under the same name."""
-        bucket = _bucket()
+        bucket = _bucket(datetime.now(UTC))
         self._counts[bucket, name] += len(latencies_ms)
         self._histograms[bucket, name].update(map(place_of, latencies_ms))
 
@@ -133,19 +135,17 @@ class Measures:
     async def window(self, window: timedelta) -> Sums:
         """The sums over the latest `window`, this process's newest included."""
         await self.flush()
-        rows = await self._database.fetch(
-            "SELECT name, count, places, counts FROM measure WHERE bucket > $1",
-            datetime.now(UTC) - window - timedelta(seconds=BUCKET_S),
-        )
+        now = datetime.now(UTC)
+        since = _bucket(now - window)
+        rows = await self._database.fetch("SELECT name, count, places, counts FROM measure WHERE bucket >= $1", since)
         counts: Counter[str] = Counter()
         histograms: defaultdict[str, Counter[int]] = defaultdict(Counter)
         for row in rows:
             counts[row["name"]] += row["count"]
             for place, count in zip(row["places"], row["counts"], strict=True):
                 histograms[row["name"]][place] += count
-        return Sums(dict(counts), dict(histograms))
+        return Sums(dict(counts), dict(histograms), (now - since).total_seconds())
 
 
-def _bucket() -> datetime:
-    now = datetime.now(UTC)
+def _bucket(now: datetime) -> datetime:
     return now.replace(second=now.second // BUCKET_S * BUCKET_S, microsecond=0)

@@ -4,12 +4,14 @@ Its own consumer, apart from the read models: a rebuild never merges anything ag
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import asyncpg
 import structlog
 from events.contracts import banking, contract_of, identity, trading
 from events.envelope import RecordedEvent, derived_id
 from events.platform_items import LINK_CONFIRMED, PlatformItems
+from events.retention import Retention
 from events.sealing import SubjectErased
 
 from sync_gateway.measures import MEASURES_DDL
@@ -28,6 +30,7 @@ class ProfileReactions:
     """The consumer's handler. Items of customers who are not linked wait, and are merged when the link is confirmed."""
 
     types = _REPORTED | {LINK_CONFIRMED, _LINK_REMOVED, _ERASED}
+    retention = (Retention("sync_run_claim", "claimed_until", timedelta(days=1)),)
 
     def __init__(self, profiles: Profiles) -> None:
         self._profiles = profiles

@@ -145,7 +145,7 @@ class SyncStats(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: Quantiles
     """From an event's append to its offer to the customer's WebSockets."""
     throughput_per_s: float
-    """Events offered to WebSockets, webhooks and platforms or taken from feeds, per second of the window."""
+    """Items taken from feeds, events offered to WebSockets and messages delivered, per second of the window."""
     websocket_connections: int
     webhooks: WebhookStats
 
@@ -263,7 +263,7 @@ def routes(
         window: Annotated[str, QueryParameter(max_length=16, description="Such as 90s, 5m or 24h")] = "1h",
     ) -> SyncStats:
         span = _window(window)
-        return _stats(window, span, await measures.window(span), connections())
+        return _stats(window, await measures.window(span), connections())
 
     return [get_sync_health, get_pending_events, trigger_sync, list_sync_runs, get_sync_run, get_sync_stats]
 
@@ -301,7 +301,7 @@ def _health(platform: str, status: PlatformStatus | None, lag_s: float, sums: Su
     )
 
 
-def _stats(window: str, span: timedelta, sums: Sums, connections: int) -> SyncStats:
+def _stats(window: str, sums: Sums, connections: int) -> SyncStats:
     def total(name: str) -> int:
         return sum(sums.counts.get(f"feed.{platform}.{name}", 0) for platform in PLATFORMS)
 
@@ -309,7 +309,7 @@ def _stats(window: str, span: timedelta, sums: Sums, connections: int) -> SyncSt
     delivered = sums.counts.get("webhook.delivered", 0)
     exhausted = sums.counts.get("webhook.exhausted", 0)
     frames = sums.counts.get("websocket.frames", 0)
-    offered = sums.counts.get("latency", 0)
+    offered = sums.counts.get("websocket.events", 0)
     tried = received + delivered + exhausted
     return SyncStats(
         window=window,
@@ -322,7 +322,7 @@ def _stats(window: str, span: timedelta, sums: Sums, connections: int) -> SyncSt
         ),
         success_rate=None if not tried else round(1 - (rejected + exhausted) / tried, 6),
         latency_ms=Quantiles(**sums.quantiles("latency")),
-        throughput_per_s=round((received + delivered + offered) / span.total_seconds(), 3),
+        throughput_per_s=round((received + delivered + offered) / max(1.0, sums.seconds), 3),
         websocket_connections=connections,
         webhooks=WebhookStats(
             delivered=delivered,
