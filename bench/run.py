@@ -23,11 +23,13 @@ import library
 import million
 import notifications
 import pipeline
+import reads
 import rebuild
 import rules
 import search_load
 import transfers
 import wealth_figures
+import whole
 from chassis.service import look_for_cycles_rarely
 from report import Line, print_report
 from rich.console import Console
@@ -60,6 +62,8 @@ ON_SERVERS: dict[str, Bench] = {
 ON_PRODUCT: dict[str, Bench] = {
     "transfers_http": transfers.over_http,
     "latency": latency.measure,
+    "reads": reads.measure,
+    "whole": whole.measure,
     "gateway_faults": gateway_faults.measure,
     "notifier": notifications.measure_product,
     "identity": identity_figures.measure,
@@ -68,14 +72,18 @@ ON_PRODUCT: dict[str, Bench] = {
 """On the whole product, behind its origin."""
 
 
+LONG = frozenset({"gateway_faults"})
+"""Half an hour: only when it is named."""
+
+
 async def _measure(stack: Stack, benches: list[Bench]) -> list[Line]:
     return [line for bench in benches for line in await bench(stack)]
 
 
 def main() -> None:
-    """Runs the benches named on the command line, all by default."""
+    """Runs the benches named on the command line; by default all but the long ones."""
     names = dict.fromkeys([*ALONE, *ON_SERVERS, *ON_PRODUCT])
-    only = set(sys.argv[1:]) or set(names)
+    only = set(sys.argv[1:]) or set(names) - LONG
     if unknown := only - set(names):
         raise SystemExit(f"unknown bench {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     console = Console()
