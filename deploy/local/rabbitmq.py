@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -20,6 +21,11 @@ ADMIN = "admin"
 SERVICES = ("identity", "ledger_transfer", "sync_gateway", "wealth", "notifier", "search")
 RELAY = "relay"
 VHOST = "sangam"
+
+DISK_FREE_LIMIT = 200_000_000
+"""Bytes. With less on its disk the broker takes no messages. It still needs room itself: for the write-ahead log it is
+writing, the one before, and the segments that is written out to."""
+WAL_BYTES_MAX = 64_000_000
 
 LOG_ARGUMENTS = {"alternate-exchange": "sangam.unrouted"}
 UNROUTED_ARGUMENTS: dict[str, Any] = {
@@ -238,7 +244,8 @@ class RabbitServer:
             "log.console = true\n"
             "log.console.level = warning\n"
             "log.file = false\n"
-            "disk_free_limit.absolute = 200MB\n"
+            f"disk_free_limit.absolute = {DISK_FREE_LIMIT}\n"
+            f"raft.wal_max_size_bytes = {WAL_BYTES_MAX}\n"
         )
         (self.directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
 
@@ -265,6 +272,7 @@ class RabbitServer:
                 directory=self.directory,
                 address=f"127.0.0.1:{self.port}",
                 ready=self.why_not_ready,
+                broken=self.why_broken,
                 grace_s=40,
                 disposable=self._disposable,
             ),
@@ -278,6 +286,22 @@ class RabbitServer:
         except OSError as error:
             return f"management API: {error}"
         return why_closed(self.port)
+
+    def why_broken(self) -> str | None:
+        """Names a quorum queue that has no process any more, once there is room on the disk to start one.
+
+        A write that fails, as on a full disk, ends the write-ahead log that all quorum queues share. When it has
+        ended a few times in a second, it stays ended and the queues with it, while the node runs on (seen on 3.10).
+        """
+        if shutil.disk_usage(self.directory).free < DISK_FREE_LIMIT:
+            return None
+        columns = "page=1&page_size=500&disable_stats=true&enable_queue_totals=true&columns=name,type,leader"
+        try:
+            queues = self.management.call("GET", f"/queues/{VHOST}?{columns}", timeout_s=3)["items"]
+        except OSError:
+            return None  # it starts, or is busy
+        down = [queue["name"] for queue in queues if queue.get("type") == "quorum" and not queue.get("leader")]
+        return f"{len(down)} quorum queues are down, such as {down[0]}" if down else None
 
     def _environment(self) -> dict[str, str]:
         own = self.directory

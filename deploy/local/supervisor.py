@@ -25,6 +25,9 @@ _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _HEALTHY_AFTER_S = 10.0
 _CRASHES_AT_START_MAX = 3
 _LOG_BYTES_MAX = 20 * 1024 * 1024
+_LOOK_EVERY_S = 5.0
+_BROKEN_LOOKS_MAX = 3
+"""As often in a row a program is found broken before it is killed: what mends itself in seconds is left alone."""
 
 
 class StartFailure(Exception):
@@ -43,6 +46,8 @@ class Program:
     """Where it is reached: the URL that answers 200 when it is ready, or host:port."""
     ready: Callable[[], str | None]
     """None when the program does its work, else what is missing. Must return within a few seconds."""
+    broken: Callable[[], str | None] | None = None
+    """Why only a restart can mend it, although it runs; None while it may do so itself. Within a few seconds, too."""
     stop_signal: signal.Signals = signal.SIGTERM
     grace_s: float = 30.0
     disposable: bool = False
@@ -59,6 +64,8 @@ class _Child:
     crashes_in_a_row: int = 0
     restarts: int = 0
     was_ready: bool = False
+    broken_looks: int = 0
+    """How often in a row it was found broken."""
 
 
 class Supervisor:
@@ -97,8 +104,13 @@ class Supervisor:
         )
         for path in doomed:
             self._tell_warden(f"remove {path}")
-        self._monitor = threading.Thread(target=self._watch, name="supervisor", daemon=True)
-        self._monitor.start()
+        # Two: a look into a program takes seconds, and restarts do not wait for it.
+        self._threads = [
+            threading.Thread(target=target, name=target.__name__, daemon=True)
+            for target in (self._watch, self._look_for_the_broken)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def start(self, programs: Iterable[Program]) -> None:
         """Start `programs` in the order given, without waiting until they are ready."""
@@ -219,7 +231,8 @@ class Supervisor:
         for name in reversed(self.names()):
             self.stop([name])
         self._closing.set()
-        self._monitor.join()
+        for thread in self._threads:
+            thread.join()
         survivors = self._kill_strays()
         for path in self._doomed:
             shutil.rmtree(path, ignore_errors=True)
@@ -255,6 +268,26 @@ class Supervisor:
                     if child.state == "restarting" and time.monotonic() >= child.restart_at:
                         child.restarts += 1
                         self._spawn(child)
+
+    def _look_for_the_broken(self) -> None:
+        while not self._closing.wait(_LOOK_EVERY_S):
+            for name in self.names():
+                child = self._child(name)
+                if child.program.broken is None or child.state != "running":
+                    continue
+                process, reason = child.process, child.program.broken()
+                child.broken_looks = child.broken_looks + 1 if reason else 0
+                if child.broken_looks >= _BROKEN_LOOKS_MAX:
+                    child.broken_looks = 0
+                    self._kill_broken(child, process, reason)
+
+    def _kill_broken(self, child: _Child, process: subprocess.Popen[bytes] | None, reason: str | None) -> None:
+        with self._mutex:
+            if child.process is not process or process is None or child.state != "running":
+                return  # ended, stopped or started again meanwhile
+            with self._log_path(child.program.name).open("a") as log:
+                log.write(f"-- runs, but is broken: {reason}; killing it\n")
+            self._kill_group(process)
 
     def _reap(self, name: str) -> None:
         """Notice that a running process ended, and plan its restart."""

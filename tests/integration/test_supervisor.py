@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import given
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    monkeypatch.setattr("supervisor._LOOK_EVERY_S", 0.05)
     started = Supervisor(tmp_path / "logs", str(tmp_path))
     yield started
     assert started.close() == []
@@ -69,6 +71,26 @@ def test_a_paused_program_stays_down_until_resumed(supervisor: Supervisor, progr
         supervisor.pid("sleeper")
     supervisor.resume("sleeper")
     supervisor.wait_ready(["sleeper"], timeout_s=10)
+
+
+def test_a_program_that_runs_and_stays_broken_is_started_again(
+    supervisor: Supervisor, program: Callable[..., Program]
+) -> None:
+    looks: list[bool] = []
+
+    def broken_twice_then_well_then_for_good() -> str | None:
+        looks.append(len(looks) in (0, 1) or len(looks) > 3)
+        return "it says so" if looks[-1] else None
+
+    supervisor.start(
+        [replace(program("sick", SLEEP), broken=broken_twice_then_well_then_for_good), program("well", SLEEP)]
+    )
+    before = {name: supervisor.pid(name) for name in ("sick", "well")}
+    wait_until(lambda: supervisor.snapshot()["sick"]["restarts"])
+    assert looks[:7] == [True, True, False, False, True, True, True], "two looks in a row are not enough"
+    assert supervisor.pid("sick") != before["sick"]
+    assert supervisor.pid("well") == before["well"]
+    assert "runs, but is broken: it says so" in supervisor.log_tail("sick")
 
 
 def test_a_program_that_crashes_at_start_fails_with_its_last_words(

@@ -33,6 +33,9 @@ _BATCHES_IN_FLIGHT = 32
 _PARTIAL_BATCHES_IN_FLIGHT = 2
 """A batch that is not full waits for those before it: the busier the broker, the larger the batches."""
 _HEARTBEAT_S = 1.0
+_CONFIRM_WITHIN_S = 30.0
+"""After this long without a confirm it is not awaited any longer: a queue that had no leader when it got a message
+never confirms it, on a connection that stays healthy."""
 _CHECKPOINT_EVERY_S = 0.2
 _RECENT_EVENTS = 20_000
 _AGE_EVERY_S = 0.5
@@ -152,6 +155,7 @@ class _OpenBatch(NamedTuple):
     """Its last position."""
     messages: int
     confirmed: "asyncio.Future[list[object]]"
+    sent_at_s: float
     span: trace.Span
 
 
@@ -251,16 +255,21 @@ class Publisher(ABC):
                             link(span, [event.traceparent for each in slices for event in each.decoded()])
                     confirms = self._send(channel, await self._messages(slices))
                     sent = slices[-1].last
-                    self._open.append(_OpenBatch(sent, len(confirms), asyncio.gather(*confirms), span))
+                    self._open.append(
+                        _OpenBatch(sent, len(confirms), asyncio.gather(*confirms), time.monotonic(), span)
+                    )
                     await asyncio.sleep(0)  # it goes out, and the store reads ahead, while the next one is put together
                 if self._open:
                     either: set[asyncio.Future[Any]] = {self._open[0].confirmed, self._tail.grown}
-                    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(either, timeout=_CONFIRM_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
                     self._settle()
+                    if self._open and time.monotonic() - self._open[0].sent_at_s > _CONFIRM_WITHIN_S:
+                        raise TimeoutError(f"no confirm within {_CONFIRM_WITHIN_S:.0f} s: publishing again")
                 else:
                     await asyncio.wait({self._tail.grown}, timeout=_HEARTBEAT_S)
                     if self._tail.head == sent:
-                        await asyncio.gather(*self._send(channel, self._heartbeat()))
+                        async with asyncio.timeout(_CONFIRM_WITHIN_S):
+                            await asyncio.gather(*self._send(channel, self._heartbeat()))
                 await self._save_checkpoint()
         finally:
             await backlog.close()

@@ -1,0 +1,53 @@
+"""What the relay does when the broker keeps a confirm back."""
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+from uuid import uuid4
+
+import pytest
+from events import publisher
+from events.publisher import LogPublisher, LogTail
+from events.wire import LogEntry
+
+if TYPE_CHECKING:
+    import aiormq
+    from events import pg
+
+
+class Checkpoints:
+    async def execute(self, *_: object) -> None:
+        return None
+
+
+class SilentChannel:
+    """A channel of a healthy connection on which the first `confirmed` messages are confirmed, and no other."""
+
+    def __init__(self, confirmed: int) -> None:
+        self.confirmed = confirmed
+        self.sent: list[bytes] = []
+
+    async def basic_publish(self, body: bytes, **_: object) -> None:
+        self.sent.append(body)
+        if len(self.sent) > self.confirmed:
+            await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def log(monkeypatch: pytest.MonkeyPatch) -> LogPublisher:
+    """A publisher whose tail has one event to publish."""
+    monkeypatch.setattr(publisher, "_CONFIRM_WITHIN_S", 0.2)
+    monkeypatch.setattr(publisher, "_HEARTBEAT_S", 0.05)
+    nobody = cast("pg.Session", Checkpoints())
+    made = LogPublisher(LogTail(nobody, 0), nobody, "amqp://", uuid4())
+    made._tail.extend([LogEntry(1, b"{}")])
+    return made
+
+
+@pytest.mark.parametrize(("confirmed", "position"), [(0, 0), (1, 1)], ids=["a batch", "a heartbeat"])
+async def test_a_confirm_that_never_comes_ends_the_connection(log: LogPublisher, confirmed: int, position: int) -> None:
+    channel = SilentChannel(confirmed)
+    async with asyncio.timeout(5):
+        with pytest.raises(TimeoutError):
+            await log._publish(cast("aiormq.Channel", channel))
+    assert log.position == position, "what is not confirmed is published again"
+    assert len(channel.sent) == confirmed + 1
