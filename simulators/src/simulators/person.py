@@ -8,6 +8,7 @@ import random
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
+from simulators.amounts import half_up, text, units_text
 from simulators.market import EQUITIES, LOTS, SCHEMES, Contract, Market, Scheme, share
 from simulators.scenario import Customer, Item
 from simulators.settings import PlatformName
@@ -44,23 +45,6 @@ class Holding:
         self.quantity = 0
         self.average = 0
         self.mark = 0
-
-
-def text(paise: int) -> str:
-    """Paise as the feed writes them: "-1234.50"."""
-    if paise < 0:
-        return "-" + text(-paise)
-    return f"{paise // 100}.{paise % 100:02d}"
-
-
-def units_text(ten_thousandths: int) -> str:
-    """Units or a NAV, with four decimals."""
-    return f"{ten_thousandths // 10_000}.{ten_thousandths % 10_000:04d}"
-
-
-def half_up(numerator: int, denominator: int) -> int:
-    """The quotient of two whole numbers, not negative, rounded half up."""
-    return (2 * numerator + denominator) // (2 * denominator)
 
 
 class Person:
