@@ -255,14 +255,14 @@ class TestRebuild:
         service.documents.apply = slow  # type: ignore[method-assign]
         request = operations.RebuildRequest(projections=["documents"], promote=False)
         operation_id = await operations.ask(service.database, NAME, request, "me")
-        from events import rebuilding
+        from events import log_chunks
 
-        rebuilding.CHUNK_EVENTS, usual = 300, rebuilding.CHUNK_EVENTS
+        log_chunks.CHUNK_EVENTS, usual = 300, log_chunks.CHUNK_EVENTS
         task = asyncio.create_task(service.worker().run(operation_id))
         await dying.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        rebuilding.CHUNK_EVENTS = usual
+        log_chunks.CHUNK_EVENTS = usual
         assert await service.value("SELECT position FROM generation WHERE state = 'building'") == 300
         service.documents.apply = apply  # type: ignore[method-assign]
         assert await operations.waiting(service.database) == operation_id

@@ -72,9 +72,12 @@ class Projections:
 
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         """Gives each projection the events of its types."""
+        there = {event.type for event in events}
         for projection in self._projections:
-            if wanted := [event for event in events if event.type in projection.types]:
-                await projection.apply(db, wanted)
+            if there and there <= projection.types:
+                await projection.apply(db, events)
+            elif not there.isdisjoint(projection.types):
+                await projection.apply(db, [event for event in events if event.type in projection.types])
 
 
 async def rebuild(

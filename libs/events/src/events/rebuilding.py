@@ -8,7 +8,8 @@ tables stay as the generation before, which can be caught up and put back the sa
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -18,9 +19,11 @@ import structlog
 
 from events.envelope import RecordedEvent
 from events.feed import EpochChanged
+from events.log_chunks import log_chunks
 from events.operations import RebuildRequest, Refused
 from events.outage import is_outage
 from events.parking import skipped_positions
+from events.planner import Statistics
 from events.projections import Projections
 from events.row_differences import differences
 from events.shapes import PUBLIC, Models, changed, schema_of, shape_of
@@ -28,9 +31,6 @@ from events.store import EventStore
 
 log = structlog.get_logger(__name__)
 
-CHUNK_EVENTS = 4_000
-_RANGE_MAX = 200_000
-_FIRST_ANALYZE = 20_000
 _NEAR_EVENTS = 2_000
 """So close to the live position a generation must be before the live consumer is made to wait for the rest."""
 _LOCK_TIMEOUT_MS = 100
@@ -82,7 +82,7 @@ class Rebuild:
     Args:
         live: a connection to the service's database, for locks and for comparing.
         own: another one, whose search path is changed to the generation's schema.
-        connect: opens one more.
+        session: gives one more, for what goes on beside.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Rebuild:
         store: EventStore,
         live: asyncpg.Connection,
         own: asyncpg.Connection,
-        connect: Callable[[], Awaitable[asyncpg.Connection]],
+        session: Callable[[], AbstractAsyncContextManager[asyncpg.Connection]],
         progress: Progress,
     ) -> None:
         self._consumer = consumer
@@ -101,7 +101,8 @@ class Rebuild:
         self._store = store
         self._live = live
         self._own = own
-        self._connect = connect
+        self._session = session
+        self._statistics = Statistics(session, self._qualified_tables)
         self._progress = progress
         self._types = sorted(projections.types)
         self._number = 0
@@ -303,7 +304,7 @@ class Rebuild:
             await self._follow(target)
             if (await self._target()).position - self.position <= _NEAR_EVENTS:
                 break
-        await self._analyze()
+        await self._statistics.complete(self.position)
 
     async def _follow(self, target: _Target, *, under_lock: bool = False) -> None:
         """Brings the generation to what `target` says, exactly. Under the lock nobody may pause it."""
@@ -312,47 +313,20 @@ class Rebuild:
             events = await self._store.read_positions([each for each in released if each not in target.skipped])
             self._deferred -= set(released)
             await self._apply(events, self.position)
-        analyze_at = _FIRST_ANALYZE
-        while analyze_at <= self.position:
-            analyze_at *= 4
-        async for last, events in self._chunks(target.position):
-            wanted = [event for event in events if event.position not in target.skipped]
-            self._deferred |= {event.position for event in wanted if event.position in target.parked}
-            await self._apply([event for event in wanted if event.position not in target.parked], last)
-            self._progress.applied += len(wanted)
-            if under_lock:
-                continue
-            await self._progress.at(last, target.position)
-            if last >= analyze_at:
-                await self._analyze()
-                analyze_at *= 4
-
-    async def _chunks(self, up_to: int) -> AsyncIterator[tuple[int, list[RecordedEvent]]]:
-        """The events of our types, each chunk with the position it reaches; the next one is read meanwhile."""
-        width = CHUNK_EVENTS
-        start = self.position
-
-        def read(after: int, last: int) -> "asyncio.Task[list[RecordedEvent]]":
-            return asyncio.create_task(self._store.read_types(after, last, self._types))
-
-        if start >= up_to:
-            return
-        last = min(start + width, up_to)
-        ahead = read(start, last)
-        try:
-            while start < up_to:
-                events = await ahead
-                reached = last
-                # As many events a chunk as it takes, however rare they are in the log.
-                share = max(len(events), 1) / (reached - start)
-                width = int(min(max(CHUNK_EVENTS / share, CHUNK_EVENTS), _RANGE_MAX))
-                start, last = reached, min(reached + width, up_to)
-                if start < up_to:
-                    ahead = read(start, last)
-                yield reached, events
-        finally:
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
+        async with self._statistics.beside():
+            async for last, events in log_chunks(self._store, self._types, self.position, target.position):
+                if target.skipped:
+                    events = [event for event in events if event.position not in target.skipped]
+                now = events
+                if target.parked:
+                    self._deferred |= {event.position for event in events if event.position in target.parked}
+                    now = [event for event in events if event.position not in target.parked]
+                await self._apply(now, last)
+                self._progress.applied += len(events)
+                if under_lock:
+                    continue
+                await self._progress.at(last, target.position)
+                await self._statistics.reached(last, target.position)
 
     async def _apply(self, events: list[RecordedEvent], reached: int) -> None:
         async with self._own.transaction():
@@ -371,9 +345,8 @@ class Rebuild:
                 await self._projections.apply(self._own, events)
         self.position = reached
 
-    async def _analyze(self) -> None:
-        for table in await self._tables():
-            await self._own.execute(f'ANALYZE "{self._schema}"."{table}"')
+    async def _qualified_tables(self) -> list[str]:
+        return [f'"{self._schema}"."{table}"' for table in await self._tables()]
 
     # --- comparing and swapping ---------------------------------------------------------------------
 
@@ -400,8 +373,7 @@ class Rebuild:
 
     async def diff(self) -> dict[str, Any]:
         """Rows that differ between the live tables and the generation, at one and the same position."""
-        other = await self._connect()
-        try:
+        async with self._session() as other:
             await self._near()
             async with self._live.transaction():
                 await self._at_equal_position()
@@ -412,8 +384,6 @@ class Rebuild:
                 for table in await self._tables()
                 if (found := await differences(other, self._schema, table))
             }
-        finally:
-            await other.close()
 
     async def _near(self) -> None:
         while (await self._target()).position - self.position > _NEAR_EVENTS:

@@ -225,8 +225,10 @@ class ReadModels:
     def _rebuild(
         self, projections: Projections, live: asyncpg.Connection, own: asyncpg.Connection, progress: _Spoken
     ) -> Rebuild:
-        async def none() -> asyncpg.Connection:
-            raise NotImplementedError("nothing is compared here")
+        @contextlib.asynccontextmanager
+        async def session() -> AsyncIterator[asyncpg.Connection]:
+            async with self._database.acquire() as beside:
+                yield cast(asyncpg.Connection, beside)
 
         return Rebuild(
             consumer=self._consumer,
@@ -234,7 +236,7 @@ class ReadModels:
             store=self._store,
             live=live,
             own=own,
-            connect=none,
+            session=session,
             progress=progress,
         )
 

@@ -1,7 +1,9 @@
 """The worker of a service's operations: takes one `operation` row and does it to its end."""
 
+import asyncio
+import contextlib
 import gc
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from uuid import UUID
 
@@ -64,7 +66,7 @@ class Operator:
         Raises:
             OSError, asyncpg.PostgresError: an outage. The row stays as it is, for the next worker.
         """
-        connections = [await self._connect() for _ in range(3)]
+        connections = await asyncio.gather(*(self._connect() for _ in range(3)))
         progress_db, live, own = connections
         collecting = gc.get_threshold()
         gc.set_threshold(_COLLECT_FROM, *collecting[1:])
@@ -128,10 +130,18 @@ class Operator:
             store=self._store,
             live=live,
             own=own,
-            connect=self._connect,
+            session=self._session,
             progress=progress,
         )
         return await rebuild.run(request)
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[asyncpg.Connection]:
+        connection = await self._connect()
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=5)
 
     async def _connect(self) -> asyncpg.Connection:
         return await asyncpg.connect(

@@ -120,13 +120,14 @@ def decode(event_type: str, schema_version: int, data: bytes | msgspec.Raw) -> E
         UnknownContract: no such type or schema version here.
         msgspec.ValidationError: the bytes do not fit the contract.
     """
-    decoder = _decoders.get((event_type, schema_version))
+    key = (event_type, schema_version)
+    decoder = _decoders.get(key)
     if decoder is None:
         raise UnknownContract(event_type, schema_version)
     payload = decoder.decode(data)
-    while (upcast := _upcasters.get((event_type, schema_version))) is not None:
+    while (upcast := _upcasters.get(key)) is not None:
         payload = upcast(payload)
-        schema_version += 1
+        key = (event_type, key[1] + 1)
     return payload
 
 
