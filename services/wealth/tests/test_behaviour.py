@@ -1,4 +1,4 @@
-"""What is usual, and how well what is unusual is found: against the scenario's labels."""
+"""What is usual, and how well what is unusual is found: against the scenario's labels. `pytest -s` prints it."""
 
 from collections import defaultdict
 from datetime import UTC, date, datetime, timedelta
@@ -96,6 +96,7 @@ def measure(seed: int, customers: int = 150) -> dict[str, tuple[float, float]]:
 def test_precision_and_recall_on_the_labelled_scenario(seed: int) -> None:
     """Measured over seeds 1 to 3 with 300 customers: see docs/decisions/0036."""
     for kind, (precision, recall) in measure(seed).items():
+        print(f"\n{kind:18} precision {precision:.3f}, recall {recall:.3f} (150 customers, 8 months, seed {seed})")
         assert precision >= 0.9, (kind, precision, recall)
         assert recall >= 0.9, (kind, precision, recall)
 

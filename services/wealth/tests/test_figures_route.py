@@ -134,6 +134,14 @@ async def test_xirr_can_be_computed_again_from_what_is_shown(world: Any, october
         for day in returns["days"]:
             product *= float(day["factor"])
         assert product - 1 == pytest.approx(float(returns["value"]), abs=1e-6)
+        fall = await get(october, world, user, "explain/drawdown_max")
+        assert fall["days"] == returns["days"]
+        deepest, so_far, peak = 0.0, 1.0, 1.0
+        for day in fall["days"]:
+            so_far *= float(day["factor"])
+            peak = max(peak, so_far)
+            deepest = max(deepest, 1 - so_far / peak)
+        assert deepest == pytest.approx(float(fall["value"]), abs=1e-6)
     assert checked >= 3
 
 
@@ -256,6 +264,8 @@ async def test_one_account_and_nothing_else(world: Any, client: Client) -> None:
     assert health["savings_rate"]["missing"]
     assert health["trading_performance"]["explanation"] == "No trading account is linked."
     assert summary["health"]["confidence"] == 0.2
+    assert summary["health"]["grade"] is None, "no bare F for somebody who has just opened an account"
+    assert summary["health"]["reason"]
 
 
 async def test_a_currency_that_no_figure_is_in(world: Any, client: Client) -> None:

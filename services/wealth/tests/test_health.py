@@ -69,6 +69,15 @@ def test_nothing_known_is_no_grade() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_one_factor_alone_is_no_grade(name: str) -> None:
+    one = assess(measured(**{name: 1}))
+    assert (one.grade, one.score) == (None, one.factors[NAMES.index(name)].score)
+    assert one.reason
+    other = next(each for each in NAMES if each != name)
+    assert assess(measured(**{name: 1, other: 1})).grade is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [-50.0, -5.0, 0.0, 1.5, 5.0, 18.0, 40.0, 55.0, 100.0])
 def test_following_the_advice_gives_the_points_it_promises(name: str, value: float) -> None:
     others = {other: Measured(10.0, "") for other in NAMES if other != name}

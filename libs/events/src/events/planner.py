@@ -50,8 +50,9 @@ class Statistics:
                 self._gathering = None
 
     async def reached(self, position: int, up_to: int) -> None:
-        """Begins where there is much more than at the last time, or nearly all of what is to come: up to `up_to`."""
-        grown = position >= max(FIRST_AT, _GROWTH * self._known)
+        """Begins where nearly all of what is to come up to `up_to` is there, or much more than at the last time while
+        there is much more to come."""
+        grown = position >= max(FIRST_AT, _GROWTH * self._known) and up_to >= _GROWTH * position
         nearly = up_to - position <= _REST * position and not self._suffice(up_to)
         if (grown or nearly) and (self._gathering is None or self._gathering.done()):
             if self._gathering is not None:

@@ -103,14 +103,19 @@ def recorded(row: asyncpg.Record) -> RecordedEvent:
         position=row["position"],
         stream=row["stream"],
         version=row["version"],
-        event_id=UUID(int=row["event_id"].int),
+        event_id=_uuid(row["event_id"]),
         type=row["type"],
         schema_version=row["schema_version"],
-        subject=UUID(int=row["subject"].int) if row["subject"] else None,
+        subject=_uuid(row["subject"]) if row["subject"] is not None else None,
         data=row["data"],
         metadata=decode_metadata(row["metadata"]),
         recorded_at=row["recorded_at"],
     )
+
+
+def _uuid(value: UUID) -> UUID:
+    """asyncpg's UUID as Python's own. Half of what `UUID(int=value.int)` takes."""
+    return msgspec.convert(value.bytes, UUID)
 
 
 class EventStore:
@@ -259,22 +264,23 @@ class EventStore:
 
     async def read_log(self, after: int, limit: int = 1000) -> list[RecordedEvent]:
         """Events at positions above `after`, in order, at most `limit`."""
-        return await self.opened(await self._read_slice(after, after + limit, None))
+        rows = await self._pool.fetch(
+            "SELECT events FROM store.read_cloud_events($1, $2, NULL, $3)", after, after + limit, _POSITIONS_PER_ROW
+        )
+        try:
+            return await self.opened([event.recorded() for row in rows for event in decode_events(row["events"])])
+        except msgspec.DecodeError:
+            # Somebody has damaged one of them. Its payload is taken as it is: whoever decodes it gets the error.
+            return await self._read_columns(after, after + limit, None)
 
     async def read_types(self, after: int, up_to: int, types: Sequence[str]) -> list[RecordedEvent]:
         """The events of `types` at positions above `after` and up to `up_to`, in order: all of them."""
-        return await self.opened(await self._read_slice(after, up_to, types))
+        return await self._read_columns(after, up_to, types)
 
-    async def _read_slice(self, after: int, up_to: int, types: Sequence[str] | None) -> list[RecordedEvent]:
-        rows = await self._pool.fetch(
-            "SELECT events FROM store.read_cloud_events($1, $2, $3, $4)", after, up_to, types, _POSITIONS_PER_ROW
-        )
-        try:
-            return [event.recorded() for row in rows for event in decode_events(row["events"])]
-        except msgspec.DecodeError:
-            # Somebody has damaged one of them. Its payload is taken as it is: whoever decodes it gets the error.
-            rows = await self._pool.fetch("SELECT * FROM store.read_types($1, $2, $3)", after, up_to, types)
-            return [recorded(row) for row in rows]
+    async def _read_columns(self, after: int, up_to: int, types: Sequence[str] | None) -> list[RecordedEvent]:
+        """Less work in all than CloudEvents, but more of it here: for whom PostgreSQL is as busy as Python."""
+        rows = await self._pool.fetch("SELECT * FROM store.read_types($1, $2, $3)", after, up_to, types)
+        return await self.opened([recorded(row) for row in rows])
 
     async def read_positions(self, positions: Sequence[int]) -> list[RecordedEvent]:
         """The events at these positions, in order."""

@@ -63,6 +63,8 @@ PERIOD_FIGURES: dict[str, str] = {
     "gain_percent": "Modified Dietz: gain / (start value + Σ flow × days left / days of the period)",
     "twr": "Π over the days of (1 + (value - value of the day before - flow) / value of the day before) - 1 (GIPS); "
     "on a day that began with nothing, the day's flow is the base",
+    "drawdown_max": "the deepest fall of the product of the listed days' factors from its peak so far (at first 1), "
+    "over that peak",
     "xirr": "the rate r with Σ flow / (1 + r)^(days / 365) = 0 over the listed flows, as a spreadsheet's XIRR does",
 }
 ALWAYS = datetime(9999, 1, 1, tzinfo=UTC)
@@ -221,7 +223,7 @@ async def explain_period(
         parts = [await _flows(db, user_id, part, found, computed, limit) for part in found.categories]
     elif value is not None and figure == "gain":
         parts = [_gains(part, found, computed) for part in found.categories]
-    elif figure == "twr":
+    elif figure in ("twr", "drawdown_max"):
         days = _return_days(computed, found)
     elif figure in ("xirr", "gain_percent"):
         days = _flow_days(computed, found)
@@ -247,6 +249,8 @@ def _period_value(figure: str, found: Performance) -> tuple[str | None, str, str
     match figure:
         case "twr":
             return fraction(found.twr.value), "fraction", found.twr.reason
+        case "drawdown_max":
+            return fraction(found.drawdown_max), "fraction", found.twr.reason
         case "xirr":
             several = "several rates explain these flows" if found.xirr.ambiguous else None
             return fraction(found.xirr.rate), "fraction", found.xirr.reason or several

@@ -6,7 +6,7 @@ changes of days that were over before is not folded here, only named: those rows
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from events.contracts import banking, ledger, trading
@@ -14,6 +14,7 @@ from events.envelope import RecordedEvent
 
 from wealth.ledger_lines import (
     MONEY_TYPES,
+    STATEMENTS,
     TRADED_CLASSES,
     Item,
     Line,
@@ -151,7 +152,7 @@ def read(
                 touched.lines.append(
                     Line(payload.occurred_at, event.position, 0, event.event_id, event.type, "opening", 0)
                 )
-        for name, line in money_lines(event):
+        for name, line in money_lines(event, payload):
             customer.touch(name).lines.append(line)
         customer.position = event.position
     for user_id, event in items:
@@ -160,17 +161,18 @@ def read(
         customer = customers.get(user_id)
         if customer is None:
             customer = customers[user_id] = Customer(user_id)
-        payload = event.payload
-        stated = stated_item(payload)
-        if stated is not None:
-            touched = customer.touch(stated)
-            touched.stated_in(payload.currency)  # type: ignore[attr-defined]
+        payload: Any = event.payload
+        struct = type(payload)
+        if struct in STATEMENTS:
+            touched = customer.touch(stated := stated_item(payload))
             if touched.item is None:
                 touched.item = described(stated, payload)
-            touched.statements.append(statement(event))
-        elif type(payload) is trading.TradeExecuted:
+            else:
+                touched.stated_in(payload.currency)
+            touched.statements.append(statement(event, payload))
+        elif struct is trading.TradeExecuted:
             customer.trades.append((event, payload))
-        elif type(payload) is banking.FixedDepositOpened:
+        elif struct is banking.FixedDepositOpened:
             customer.deposits.append(payload)
         else:
             continue

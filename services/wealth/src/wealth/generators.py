@@ -5,6 +5,7 @@ They state facts and a rule, never a forecast; every answer labels them as autom
 
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from math import log10
 from typing import NamedTuple
 from urllib.parse import quote
@@ -106,7 +107,7 @@ def idle_cash(facts: Facts) -> Iterator[Insight]:
     idle = total - reserve
     if idle < rules.idle_cash_minor:
         return
-    effect = int(idle * (rules.deposit_rate_percent - rules.savings_rate_percent) / 100)
+    effect = tax.percent_of(idle, _exact(rules.deposit_rate_percent) - _exact(rules.savings_rate_percent))
     source = max(cash, key=lambda item: item.value_minor)
     wallets = [item for item in picture.ours() if item.asset_class == "trading_wallet"]
     action = _see("banking")
@@ -129,6 +130,11 @@ def idle_cash(facts: Facts) -> Iterator[Insight]:
         + [Evidence(fact="usual monthly expenses", value=rupees(facts.expenses_minor))],
         size_minor=idle, effect_minor=effect, action=action,
     )  # fmt: skip
+
+
+def _exact(percent: float) -> Decimal:
+    """A threshold as it is written: money is never multiplied by a float."""
+    return Decimal(str(percent))
 
 
 def _paid(item: ItemNow) -> int:
@@ -184,7 +190,7 @@ def concentration(facts: Facts) -> Iterator[Insight]:
         if percent < rules.concentration_percent or amount < rules.concentration_minor:
             continue
         shown = by_underlying[name][0].label
-        beyond = amount - int(invested * rules.concentration_percent / 100)
+        beyond = amount - tax.percent_of(invested, _exact(rules.concentration_percent))
         yield _insight(
             facts, "concentration", name, "loss_warning", "medium",
             f"{percent:.0f}% of your investments is in {shown}",

@@ -1,7 +1,8 @@
 """The health score: five factors from 0 to 100, each a piecewise linear curve, weighted. Pure.
 
 A factor whose data is missing is left out: the others' weights are scaled up to 100, and `confidence` says how
-much of the weight rests on data. Without any factor there is no score and no grade.
+much of the weight rests on data. Without any factor there is no score; a grade needs two: somebody of whom one account
+is known has spread nothing yet, which is no reason for an F.
 """
 
 from collections.abc import Sequence
@@ -65,6 +66,9 @@ FACTORS: tuple[FactorRule, ...] = (
 
 GRADES: tuple[tuple[int, Grade], ...] = ((90, "A+"), (80, "A"), (70, "B"), (60, "C"), (50, "D"), (0, "F"))
 
+GRADED_FROM = 2
+"""How many factors a grade rests on at least."""
+
 
 class Measured(NamedTuple):
     """A factor's figure, or why it is missing."""
@@ -91,7 +95,7 @@ class Factor(NamedTuple):
 
 
 class Health(NamedTuple):
-    """The score is the sum of the contributions, rounded half up."""
+    """The score is the sum of the contributions, rounded half up. `reason` says why score or grade is None."""
 
     score: int | None
     grade: Grade | None
@@ -126,7 +130,14 @@ def assess(measured: dict[str, Measured], rules: Sequence[FactorRule] = FACTORS)
         return Health(None, None, 0, factors, "nothing is known that a score could rest on")
     exact = sum(factor.contribution_hundredths or 0 for factor in factors)
     score = (exact + 50) // 100
-    return Health(score, grade_of(score), known * 100 // sum(rule.weight for rule in rules), factors)
+    graded = sum(factor.value is not None for factor in factors) >= GRADED_FROM
+    return Health(
+        score,
+        grade_of(score) if graded else None,
+        known * 100 // sum(rule.weight for rule in rules),
+        factors,
+        None if graded else "one factor alone makes no grade",
+    )
 
 
 def _factor(rule: FactorRule, measured: Measured, known: int) -> Factor:

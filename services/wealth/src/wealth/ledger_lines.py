@@ -81,13 +81,13 @@ def account_item(account_id: object) -> str:
     return f"account:{account_id}"
 
 
-def occurred_at(event: RecordedEvent) -> datetime:
+def occurred_at(event: RecordedEvent, payload: Event) -> datetime:
     """When it happened, as far as the event says; else when it was recorded."""
-    struct = type(event.payload)
+    struct = type(payload)
     if struct not in _TIME_OF:
         _TIME_OF[struct] = next((name for name in _TIMES if name in struct.__struct_fields__), None)
     name = _TIME_OF[struct]
-    moment: datetime | None = getattr(event.payload, name) if name is not None else None
+    moment: datetime | None = getattr(payload, name) if name is not None else None
     return moment or event.recorded_at
 
 
@@ -95,91 +95,79 @@ def opened_account(payload: ledger.AccountOpened) -> Item:
     return Item(account_item(payload.account_id), payload.kind, payload.currency, payload.platform_account_id, "")
 
 
-def money_lines(event: RecordedEvent) -> list[tuple[str, Line]]:
+def money_lines(event: RecordedEvent, payload: Any) -> list[tuple[str, Line]]:
     """The changes that a ledger event makes to the customer's own accounts, each with its item."""
-    payload: Any = event.payload
     struct = type(payload)  # isinstance is slow for structs: their metaclass is an ABCMeta
     if struct is ledger.AccountPosted:
         nature = "fixed_deposit" if payload.type == "fixed_deposit" else payload.category
     else:
         nature = "opening" if struct is ledger.AccountOpened else "own_transfer"
-    at = occurred_at(event)
+    position, event_id, event_type = event.position, event.event_id, event.type
+    at = occurred_at(event, payload)
     # A leg without a balance is on a clearing or opening account: not the customer's.
     own = [leg for leg in payload.legs if leg.balance_after_minor is not None]
-    if nature == "fixed_deposit":
-        received = sum(leg.amount_minor for leg in own if leg.amount_minor > 0)
-        paid_out = [received if leg.amount_minor < 0 else 0 for leg in own]
-    else:
-        paid_out = [0] * len(own)
-    return [
-        (
-            account_item(leg.account_id),
-            Line(at, event.position, part, event.event_id, event.type, nature, leg.amount_minor, paid_out[part]),
+    received = sum(leg.amount_minor for leg in own if leg.amount_minor > 0) if nature == "fixed_deposit" else 0
+    lines = []
+    for part, leg in enumerate(own):
+        amount = leg.amount_minor
+        paid_out = received if amount < 0 else 0
+        lines.append(
+            (f"account:{leg.account_id}", Line(at, position, part, event_id, event_type, nature, amount, paid_out))
         )
-        for part, leg in enumerate(own)
-    ]
+    return lines
 
 
-_STATED: dict[type[Event], str] = {
-    banking.LoanOpened: "loan",
-    banking.LoanChanged: "loan",
-    banking.FundChanged: "fund",
-    trading.PositionChanged: "position",
-}
+STATEMENTS: frozenset[type[Event]] = frozenset(
+    (banking.LoanOpened, banking.LoanChanged, banking.FundChanged, trading.PositionChanged)
+)
+"""What states the whole value of an item."""
 
 
-def stated_item(payload: Event) -> str | None:
-    """The item whose value a platform states; None for every other item of a feed."""
-    stated: Any = payload
-    match _STATED.get(type(payload)):
-        case "loan":
-            return f"loan:{stated.loan_id}"
-        case "fund":
-            return f"fund:{stated.scheme_code}"
-        case "position":
-            return f"position:{stated.position_id}"
-    return None
+def stated_item(payload: Any) -> str:
+    """The item whose value one of `STATEMENTS` states."""
+    struct = type(payload)
+    if struct is trading.PositionChanged:
+        return f"position:{payload.position_id}"
+    if struct is banking.FundChanged:
+        return f"fund:{payload.scheme_code}"
+    return f"loan:{payload.loan_id}"
 
 
-def described(item: str, payload: Event) -> Item:
+def described(item: str, payload: Any) -> Item:
     """What a statement says of `item` besides its value."""
-    match payload:
-        case banking.LoanOpened() | banking.LoanChanged():
-            return Item(item, "loan", payload.currency, payload.loan_id, "")
-        case banking.FundChanged():
-            return Item(item, "fund", payload.currency, payload.scheme_name, payload.scheme_code)
-        case trading.PositionChanged():
-            return Item(item, payload.instrument, payload.currency, payload.symbol, payload.underlying)
-    raise TypeError(f"{type(payload).__name__} states no value")
+    struct = type(payload)
+    if struct is trading.PositionChanged:
+        return Item(item, payload.instrument, payload.currency, payload.symbol, payload.underlying)
+    if struct is banking.FundChanged:
+        return Item(item, "fund", payload.currency, payload.scheme_name, payload.scheme_code)
+    return Item(item, "loan", payload.currency, payload.loan_id, "")
 
 
-def statement(event: RecordedEvent) -> Statement:
+def statement(event: RecordedEvent, payload: Any) -> Statement:
     """What the platform stated.
 
     Raises:
         ValueError: units or NAV are no finite number, or the value is beyond what any customer holds.
     """
-    stated: Any = event.payload
-    quantity = "0"
-    match _STATED.get(type(event.payload)):
-        case "loan":
-            value, price, cost = -stated.outstanding_minor, str(stated.emi_minor), stated.principal_minor
-        case "fund":
-            quantity, price, cost = stated.units, stated.nav, stated.cost_minor
-            value = units_value_minor(_finite(quantity), _finite(price))
-        case "position":
-            quantity, price, cost = str(stated.quantity), str(stated.mark_price_minor), stated.average_price_minor
-            # An option or share is worth quantity × mark. A future was never paid for: its notional value is
-            # not the customer's, only the profit or loss it would settle.
-            is_future = stated.instrument == "future"
-            value = stated.unrealized_pnl_minor if is_future else stated.quantity * stated.mark_price_minor
-            if not stated.quantity:
-                value = 0  # closed: what it came to is in the wallet, whatever else is said of it
-        case _:
-            raise TypeError(f"{event.type} states no value")
-    if abs(value) > VALUE_MAX_MINOR:
+    struct = type(payload)
+    if struct is trading.PositionChanged:
+        quantity, price, cost = str(payload.quantity), str(payload.mark_price_minor), payload.average_price_minor
+        if not payload.quantity:
+            value = 0  # closed: what it came to is in the wallet, whatever else is said of it
+        elif payload.instrument == "future":
+            # Never paid for: its notional value is not the customer's, only the profit or loss it would settle.
+            value = payload.unrealized_pnl_minor
+        else:
+            value = payload.quantity * payload.mark_price_minor
+    elif struct is banking.FundChanged:
+        quantity, price, cost = payload.units, payload.nav, payload.cost_minor
+        value = units_value_minor(_finite(quantity), _finite(price))
+    else:
+        quantity, price, cost = "0", str(payload.emi_minor), payload.principal_minor
+        value = -payload.outstanding_minor
+    if not -VALUE_MAX_MINOR <= value <= VALUE_MAX_MINOR:
         raise ValueError(f"{event.type} states a value beyond ±{VALUE_MAX_MINOR} paise")
-    return Statement(stated.occurred_at, event.position, event.event_id, event.type, value, quantity, price, cost)
+    return Statement(payload.occurred_at, event.position, event.event_id, event.type, value, quantity, price, cost)
 
 
 def units_value_minor(units: Decimal, nav: Decimal) -> int:
