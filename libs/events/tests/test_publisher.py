@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from events import publisher
 from events.publisher import LogPublisher, LogTail
-from events.wire import LogEntry
+from events.wire import LogSlice
 
 if TYPE_CHECKING:
     import aiormq
@@ -39,7 +39,7 @@ async def log(monkeypatch: pytest.MonkeyPatch) -> LogPublisher:
     monkeypatch.setattr(publisher, "_HEARTBEAT_S", 0.05)
     nobody = cast("pg.Session", Checkpoints())
     made = LogPublisher(LogTail(nobody, 0), nobody, "amqp://", uuid4())
-    made._tail.extend([LogEntry(1, b"{}")])
+    made._tail.extend([LogSlice(1, 1, b"{}")])
     return made
 
 
