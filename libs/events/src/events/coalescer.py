@@ -1,13 +1,15 @@
 """Merges concurrent appends into one transaction: one flusher, flushing whenever it is idle.
 
 There is no timer: a lone request goes out at once, and what arrives while a transaction is under way
-goes out together with the next one. Calls keep their order.
+goes out together with the next one. Calls keep their order. When very many wait, they go out in several
+transactions: while the server works on one, this process decides what goes out with the next.
 """
 
 import asyncio
 import contextlib
 import itertools
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -19,14 +21,19 @@ from events.envelope import Metadata, derived_id, encode_metadata
 
 log = structlog.get_logger(__name__)
 
-MAX_EVENTS_PER_TRANSACTION = 2_000
+MAX_EVENTS_PER_TRANSACTION = 256
+"""A larger one costs each event no less, and leaves server and process to wait for each other."""
 
 _WAKE_SPACING_S = 0.002
 """One wake-up serves all appends of two milliseconds: each costs a third of what a lone append takes."""
 
+# Arrays of what has a short text go as text: the driver looks at each element of an array for an array within it, which
+# costs more than all else that it does for a batch.
 _APPEND = (
-    "SELECT verdicts, versions FROM store.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
-    " $16, $17, $18)"
+    "SELECT verdicts, versions FROM store.append($1, $2::text::bigint[], $3::text::uuid[], $4, $5::text::int[],"
+    " $6::text::int[], $7::text::bigint[], $8::text::bigint[], $9::text::int[], $10::text::int[],"
+    " $11::text::bigint[], $12::text::uuid[], $13::text::text[], $14::text::int[], $15::text::uuid[], $16, $17,"
+    " $18::text::boolean[])"
 )
 
 _APPEND_ONE = "SELECT store.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9)"
@@ -69,7 +76,7 @@ class Request:
             appended, this one conflicts.
     """
 
-    __slots__ = ("event_id", "follows", "parts", "request_hash", "result", "size")
+    __slots__ = ("_watchers", "event_id", "follows", "outcome", "parts", "request_hash", "result", "size")
 
     def __init__(
         self,
@@ -83,12 +90,21 @@ class Request:
         self.request_hash = request_hash
         self.parts = parts
         self.result = result
+        """For the caller alone, who may go away and cancel it: what becomes of the request is in `outcome`."""
         self.follows = follows
-        self.size = sum([len(part.rows) for part in parts])
+        self.outcome: Verdict | Exception | None = None
+        self.size = len(parts[0].rows) if len(parts) == 1 else sum([len(part.rows) for part in parts])
+        self._watchers: list[Callable[[], None]] = []
 
     def settle(self, outcome: "Verdict | Exception") -> None:
-        """Gives the result, unless nobody waits for it any more."""
+        """Gives the outcome."""
         self.follows = None  # a chain of all requests there ever were would never be freed
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        watchers, self._watchers = self._watchers, []  # they know this request: a cycle, which would outlive it
+        for watcher in watchers:
+            watcher()
         if self.result.done():
             return
         if isinstance(outcome, Exception):
@@ -96,16 +112,21 @@ class Request:
         else:
             self.result.set_result(outcome)
 
+    def watch(self, settled: Callable[[], None]) -> None:
+        """Calls `settled` once there is an outcome, before the caller learns of it."""
+        self._watchers.append(settled)
+
+    async def settled(self) -> None:
+        """Waits for the outcome, whether or not the caller still does."""
+        if self.outcome is None:
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.watch(lambda: waiting.done() or waiting.set_result(None))
+            await waiting
+
     @property
     def appended(self) -> bool:
         """Whether it is known to be appended."""
-        result = self.result
-        return (
-            result.done()
-            and not result.cancelled()
-            and result.exception() is None
-            and result.result().outcome == "appended"
-        )
+        return type(self.outcome) is Verdict and self.outcome.outcome == "appended"
 
 
 class Verdict(NamedTuple):
@@ -184,9 +205,10 @@ class Coalescer:
         if follows is not None and follows.appended:
             follows = None
         request = Request(event_id, request_hash, parts, result, follows)
+        if not self._waiting:
+            self._idle.clear()
+            self._arrived.set()
         self._waiting.append(request)
-        self._idle.clear()
-        self._arrived.set()
         return request
 
     async def open(self) -> None:
@@ -237,7 +259,7 @@ class Coalescer:
                 continue
             if before.appended:
                 request.follows = None
-            elif before in doomed or before.result.done():
+            elif before in doomed or before.outcome is not None:
                 doomed.add(request)
                 request.settle(Verdict("conflict", tuple(None for _ in request.parts)))
         return [request for request in batch if request not in doomed]
@@ -286,40 +308,54 @@ class Coalescer:
         rows: list[Row] = []
         for number, request in enumerate(batch, 1):
             for part in request.parts:
-                offset = before[part.stream]
+                stream, part_rows = part.stream, part.rows
+                offset, count = before[stream], len(part_rows)
                 part_request.append(number)
-                part_stream.append(index[part.stream])
+                part_stream.append(index[stream])
                 part_expected.append(part.expected)
                 part_offset.append(offset)
-                part_count.append(len(part.rows))
-                event_part.extend([len(part_request)] * len(part.rows))
-                event_offset.extend(range(offset + 1, offset + len(part.rows) + 1))
-                rows.extend(part.rows)
-                before[part.stream] = offset + len(part.rows)
+                part_count.append(count)
+                if count == 1:
+                    event_part.append(len(part_request))
+                    event_offset.append(offset + 1)
+                else:
+                    event_part.extend([len(part_request)] * count)
+                    event_offset.extend(range(offset + 1, offset + count + 1))
+                rows += part_rows
+                before[stream] = offset + count
 
-        columns = list(zip(*rows, strict=True))
+        event_ids, types, schema_versions, subjects, data, metadata = zip(*rows, strict=True)
         record = await self._append.fetchrow(
             _APPEND,
             streams,
-            [growth[stream] for stream in streams],
-            [request.event_id for request in batch],
+            _numbers([growth[stream] for stream in streams]),
+            _array([request.event_id.hex for request in batch]),
             [request.request_hash for request in batch],
-            part_request,
-            part_stream,
-            part_expected,
-            part_offset,
-            part_count,
-            event_part,
-            event_offset,
-            *columns,
-            # The driver looks at every element of an array, and chained requests are rare.
-            [request.follows is not None for request in batch] if any(request.follows for request in batch) else None,
+            _numbers(part_request),
+            _numbers(part_stream),
+            _numbers(part_expected),
+            _numbers(part_offset),
+            _numbers(part_count),
+            _numbers(event_part),
+            _numbers(event_offset),
+            _array([event_id.hex for event_id in event_ids]),
+            _array(types),
+            _numbers(schema_versions),
+            _array(["NULL" if subject is None else subject.hex for subject in subjects]),
+            data,
+            metadata,
+            _array(["f" if each.follows is None else "t" for each in batch])
+            if any(each.follows for each in batch)
+            else None,
         )
         assert record is not None
-        versions = iter(record["versions"])
+        verdicts, versions = record["verdicts"], record["versions"]
+        if len(versions) == len(batch):
+            return [Verdict(outcome, (version,)) for outcome, version in zip(verdicts, versions, strict=True)]
+        following = iter(versions)
         return [
-            Verdict(outcome, tuple(itertools.islice(versions, len(request.parts))))
-            for request, outcome in zip(batch, record["verdicts"], strict=True)
+            Verdict(outcome, tuple(itertools.islice(following, len(request.parts))))
+            for request, outcome in zip(batch, verdicts, strict=True)
         ]
 
     async def _write_one(self, request: Request) -> Verdict | None:
@@ -339,3 +375,13 @@ class Coalescer:
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await self._notify.execute(f"NOTIFY {pg.WAKE_CHANNEL}")
             await asyncio.sleep(_WAKE_SPACING_S)
+
+
+def _array(elements: Iterable[str]) -> str:
+    """The text of a PostgreSQL array whose elements need no quotes: ids, and types, which are dotted names."""
+    return f"{{{','.join(elements)}}}"
+
+
+def _numbers(elements: Sequence[int | None]) -> str:
+    """The text of a PostgreSQL array."""
+    return f"{{{str(list(elements))[1:-1]}}}".replace("None", "NULL")

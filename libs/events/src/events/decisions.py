@@ -21,7 +21,7 @@ from events import metrics
 from events.contracts import Event
 from events.envelope import Metadata, RecordedEvent, derived_id
 from events.snapshots import Snapshots
-from events.store import Begun, EventIdReused, EventStore, StreamAppend, VersionConflict
+from events.store import EventIdReused, EventStore, Request, StreamAppend, VersionConflict
 
 S = TypeVar("S")
 
@@ -62,20 +62,20 @@ class _Cached(Generic[S]):
     def __init__(self, state: S) -> None:
         self.state = self.stored = state
         self.version = self.stored_version = 0
-        self.ahead: Begun | None = None
+        self.ahead: Request | None = None
         """The last append under way; None: `state` is `stored`."""
         self.epoch = 0
         """Counts how often what was ahead has been given up."""
         self.reading = asyncio.Lock()
 
-    def advance(self, begun: Begun, state: S, added: int) -> None:
+    def advance(self, begun: Request, state: S, added: int) -> None:
         """Goes on to the state after an append that has begun."""
         self.state = state
         self.version += added
         self.ahead = begun
         epoch, version = self.epoch, self.version
 
-        def settle(_: object) -> None:
+        def settle() -> None:
             if epoch != self.epoch:
                 return
             if not begun.appended:
@@ -85,7 +85,7 @@ class _Cached(Generic[S]):
             if self.ahead is begun:
                 self.ahead = None
 
-        begun.request.result.add_done_callback(settle)
+        begun.watch(settle)
 
     def give_up(self) -> None:
         """Back to what is known to be stored: an append under way has failed, and with it those that follow it."""
@@ -229,13 +229,13 @@ class Streams(Generic[S]):
         return entry
 
     async def _is_confirmed(
-        self, stream: str, entry: _Cached[S], version: int, epoch: int, ahead: Begun | None
+        self, stream: str, entry: _Cached[S], version: int, epoch: int, ahead: Request | None
     ) -> bool:
         """Whether the stream was at the version decided on, some time since the command came."""
         if ahead is not None:
             # An append that was not known to be stored when the command came: where it is now, nothing else of
             # anybody's stood between it and the command.
-            await asyncio.wait([ahead.request.result])
+            await ahead.settled()
             return ahead.appended
         return not await self._catch_up(stream, entry, version) and entry.epoch == epoch
 
@@ -243,8 +243,8 @@ class Streams(Generic[S]):
         """Folds what others appended. Returns whether there is anything above `version` (of this process's too)."""
         async with entry.reading:
             while entry.ahead is not None:
-                # What is under way is settled first, by its callback, which runs before this goes on.
-                await asyncio.wait([entry.ahead.request.result])
+                # What is under way is settled first, by its watcher, which runs before this goes on.
+                await entry.ahead.settled()
             if (
                 entry.stored_version == 0
                 and self._snapshots is not None

@@ -15,11 +15,11 @@ from events.wire import decode_events
 
 __all__ = [
     "Appended",
-    "Begun",
     "EventIdReused",
     "EventStore",
     "Found",
     "Head",
+    "Request",
     "StoredSnapshot",
     "StreamAppend",
     "VersionConflict",
@@ -62,18 +62,6 @@ class Appended(NamedTuple):
     event_id: UUID
     duplicate: bool
     versions: dict[str, int]
-
-
-class Begun(NamedTuple):
-    """An append under way."""
-
-    parts: tuple[StreamAppend, ...]
-    request: Request
-
-    @property
-    def appended(self) -> bool:
-        """Whether it is known to be durable."""
-        return self.request.appended
 
 
 class StoredSnapshot(NamedTuple):
@@ -205,8 +193,8 @@ class EventStore:
         request_hash: bytes = b"",
         subject: UUID | None = None,
         metadata: Metadata = Metadata(),  # noqa: B008 - immutable
-        follows: "Begun | None" = None,
-    ) -> "Begun":
+        follows: Request | None = None,
+    ) -> Request:
         """First half of `append`: takes its place in the order of appends, at once. `outcome` is the second.
 
         `follows` is the append that this one was decided on: if it turns out not to be appended, this one conflicts.
@@ -218,21 +206,23 @@ class EventStore:
         if len(parts) > 1 and len({part.stream for part in parts}) < len(parts):
             raise ValueError("an append names each stream once")
         rows = encode_request(parts, event_id, request_hash, subject, with_traceparent(metadata))
-        return Begun(parts, self._coalescer.submit(event_id, request_hash, rows, follows and follows.request))
+        return self._coalescer.submit(event_id, request_hash, rows, follows)
 
-    async def outcome(self, begun: "Begun") -> Appended:
+    async def outcome(self, request: Request) -> Appended:
         """Waits for an append that was begun. Raises as `append` does."""
-        parts, request = begun
-        # Not shielded: a caller that goes away takes the result with it, and whoever was decided on it decides again.
+        # Not shielded: a caller that goes away cancels what it waits for, and the append goes on.
         if trace.get_current_span().is_recording():
             with _tracer.start_as_current_span("append"):
                 verdict = await request.result
         else:
             verdict = await request.result
+        parts, versions = request.parts, verdict.versions
+        if verdict.outcome == "appended" and len(parts) == 1:
+            return Appended(request.event_id, False, {parts[0].stream: versions[0] or 0})
         if verdict.outcome == "reused":
             raise EventIdReused(request.event_id)
         if verdict.outcome == "conflict":
-            states = list(zip(parts, verdict.versions, strict=True))
+            states = list(zip(parts, versions, strict=True))
             for part, actual in states:
                 if part.expected is not None and part.expected != actual:
                     raise VersionConflict(part.stream, part.expected, actual or 0)
@@ -241,10 +231,11 @@ class EventStore:
                 if part.expected:
                     raise VersionConflict(part.stream, part.expected, actual or 0)
             raise AssertionError("a conflict without a stream that conflicts")  # never taken for an append
-        versions = {
-            part.stream: version for part, version in zip(parts, verdict.versions, strict=True) if version is not None
-        }
-        return Appended(request.event_id, verdict.outcome == "duplicate", versions)
+        return Appended(
+            request.event_id,
+            verdict.outcome == "duplicate",
+            {part.stream: version for part, version in zip(parts, versions, strict=True) if version is not None},
+        )
 
     async def read_stream(
         self, stream: str, after_version: int = 0, *, limit: int | None = None
