@@ -25,7 +25,8 @@ from events.envelope import Metadata, RecordedEvent, new_id
 from events.sealing import SubjectKeys
 from events.store import EventStore
 from events.texts import Texts
-from ledger_transfer.ledger import Ledger, transfer_id_of
+from ledger_transfer.idempotency import transfer_id_of
+from ledger_transfer.ledger import Ledger
 from ledger_transfer.state import account_id_of
 from ledger_transfer.transfers import Clearance, TransferRequest
 from packages import find

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
-from events.contracts import contract_of, encode, identity, ledger, registered
+from events.contracts import contract_of, encode, identity, ledger, ledger_rules, registered
 from events.contracts.registry import Event
 from events.envelope import Metadata, RecordedEvent, new_id
 from events.sealing import SealBroken, SubjectErased
@@ -130,17 +131,51 @@ async def test_a_text_that_was_tampered_with_is_absent_and_an_error_to_who_asks_
         await texts.opened(ASHA, of_ravi)
 
 
+def _terms(**texts: Any) -> ledger_rules.RuleTerms:
+    return ledger_rules.RuleTerms(
+        source_account_id=new_id(),
+        target_account_id=new_id(),
+        currency="INR",
+        trigger=ledger_rules.BalanceBelow(threshold_minor=1),
+        amount=ledger_rules.FixedAmount(amount_minor=1),
+        **texts,
+    )
+
+
+async def test_a_rule_s_name_is_sealed_once_for_all_that_is_made_of_it() -> None:
+    keys = _Keys()
+    texts = Texts(keys)
+    clear = _terms(name="For the divorce")
+    terms = await texts.sealed(ASHA, clear, memo=clear.name)
+    assert terms.name == ""
+    nothing = ledger_rules.WorstCase(per_day_minor=1, per_week_minor=1, per_month_minor=1)
+    created = ledger_rules.RuleCreated(rule_id=new_id(), terms=terms, worst_case=nothing, created_at=AT)
+    skipped = ledger_rules.RuleSkipped(
+        rule_id=created.rule_id,
+        version=1,
+        name=terms.name,
+        sealed_texts=terms.sealed_texts,
+        occurrence="1",
+        reason="target_reached",
+        skipped_at=AT,
+    )
+    moved = _posted(sealed_texts=terms.sealed_texts)
+    stored = [_recorded(event) for event in (created, skipped, moved)]
+    assert all(b"divorce" not in event.data for event in stored)
+    told: list[Any] = [event.payload for event in await texts.open_events(stored)]
+    assert [told[0].terms, told[1].name, told[2].memo] == [clear, clear.name, clear.name]
+    keys.bury(ASHA)
+    told = [event.payload for event in await texts.open_events(stored)]
+    assert [told[0].terms.name, told[1].name, told[2].memo] == ["", "", None]
+
+
 def test_every_contract_with_such_texts_can_seal_them() -> None:
-    """Rules are called by their names when they are decided on: see decision 0046."""
-    named = {
-        "ledger.rule.created",
-        "ledger.rule.changed",
-        "ledger.rule.fired",
-        "ledger.rule.refused",
-        "ledger.rule.skipped",
-    }
     for entry in registered():
-        context = entry.type.split(".")[0]
-        fields = set(entry.struct.__struct_fields__)
-        if context in ("ledger", "banking", "trading") and fields & set(NAMES) and entry.type not in named:
-            assert "sealed_texts" in fields, entry.type
+        if entry.type.split(".")[0] not in ("ledger", "banking", "trading"):
+            continue
+        nested = [
+            field.type for field in msgspec.structs.fields(entry.struct) if hasattr(field.type, "__struct_fields__")
+        ]
+        for struct in (entry.struct, *nested):
+            fields = set(struct.__struct_fields__)
+            assert not fields & set(NAMES) or "sealed_texts" in fields, entry.type

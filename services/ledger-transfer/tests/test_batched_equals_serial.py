@@ -26,7 +26,8 @@ from keys_in_memory import texts
 from ledger_transfer.allowances import NewLimits
 from ledger_transfer.deciding import decide
 from ledger_transfer.holds import HoldNotOpen, capture, void
-from ledger_transfer.ledger import Ledger, TransferNotFound, capture_id_of, request_hash, transfer_id_of, void_id_of
+from ledger_transfer.idempotency import capture_id_of, request_hash, transfer_id_of, void_id_of
+from ledger_transfer.ledger import Ledger, TransferNotFound
 from ledger_transfer.projections.clearing import totals
 from ledger_transfer.reversals import NotReversible, reversal_id_of, reverse
 from ledger_transfer.rule_terms import worst_case

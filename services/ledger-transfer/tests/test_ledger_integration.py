@@ -27,7 +27,8 @@ from events.sequencer import Sequencer
 from events.store import EventIdReused, EventStore, StreamAppend
 from keys_in_memory import texts
 from ledger_transfer.freezing import AccountUnlinked
-from ledger_transfer.ledger import Ledger, transfer_id_of
+from ledger_transfer.idempotency import transfer_id_of
+from ledger_transfer.ledger import Ledger
 from ledger_transfer.projections import PROJECTIONS
 from ledger_transfer.projections.clearing import Totals, self_check, totals
 from ledger_transfer.reactions import Reactions

@@ -26,7 +26,8 @@ from keys_in_memory import texts
 from ledger_transfer.allowances import NewLimits
 from ledger_transfer.bulk import BulkRequest
 from ledger_transfer.holds import HoldNotOpen
-from ledger_transfer.ledger import Ledger, transfer_id_of
+from ledger_transfer.idempotency import transfer_id_of
+from ledger_transfer.ledger import Ledger
 from ledger_transfer.limits import UNUSED, standings
 from ledger_transfer.projections.clearing import totals
 from ledger_transfer.reversals import NotReversible

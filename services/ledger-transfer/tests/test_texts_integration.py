@@ -1,7 +1,7 @@
 """What people and banks write about money: sealed in the log, there for the customer, gone with their key."""
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
@@ -9,15 +9,18 @@ import asyncpg
 import msgspec
 import pytest
 from events.contracts import banking, identity, trading
+from events.contracts.ledger_rules import RuleFired
 from events.envelope import new_id, platform_stream
 from events.projections import Projections, rebuild
 from events.sealing import SubjectKeys
 from events.store import StreamAppend
 from events.texts import Texts
 from ledger_transfer.bulk import BulkRequest
-from ledger_transfer.ledger import transfer_id_of
+from ledger_transfer.idempotency import transfer_id_of
 from ledger_transfer.projections import PROJECTIONS
-from ledger_transfer.transfers import TransferRequest
+from ledger_transfer.rule_commands import change, create
+from ledger_transfer.state import Decision
+from ledger_transfer.transfers import UNRESTRICTED, TransferRequest
 from rule_stories import daily
 from rule_world import AT, NOBODY, Customer, RuleWorld, rule_world
 
@@ -261,6 +264,49 @@ async def test_who_is_erased_leaves_money_without_words_live_and_rebuilt(
         rebuilt = sorted(map(repr, await connection.fetch(f"SELECT * FROM rebuilt.{table}")))
         assert rebuilt == sorted(map(repr, await world.db.fetch(f"SELECT * FROM {table}"))), table
     await connection.close()
+    await fresh.close()
+
+
+async def test_a_rule_is_called_by_its_name_everywhere_but_in_the_log(
+    world: RuleWorld, keys: Keys, cell: "Cell"
+) -> None:
+    customer = await world.customer(savings=500_00)
+    user, ledger, rule_id = customer.user_id, world.ledger, new_id()
+    clear = msgspec.structs.replace(
+        daily(1_00, source=customer.savings, target=customer.wallet), name="For the divorce"
+    )
+
+    async def decided(step: Callable[[Decision], None]) -> tuple[Any, ...]:
+        return (await ledger.execute(user, step, event_id=new_id(), metadata=NOBODY, now=AT)).events
+
+    sealed = await ledger.sealed_terms(user, clear)
+    await decided(lambda decision: create(decision, rule_id, sealed, UNRESTRICTED))
+    again = await ledger.sealed_terms(user, clear, like=sealed)
+    assert not await decided(lambda decision: change(decision, rule_id, again, UNRESTRICTED)), "the same terms"
+    other = await ledger.sealed_terms(user, msgspec.structs.replace(clear, name="For the move"), like=sealed)
+    assert len(await decided(lambda decision: change(decision, rule_id, other, UNRESTRICTED))) == 1
+    await world.project()
+    world.now = AT.replace(month=2, day=5)
+    assert await world.timer.tick() == 1
+    await world.project()
+    admin = await asyncpg.connect(cell.admin_url())
+    stored = b"".join([row["data"] for row in await admin.fetch("SELECT data FROM store.events")])
+    await admin.close()
+    state = msgspec.json.encode(await ledger.state(user))
+    assert not [word for word in (b"divorce", b"the move") if word in stored + state]
+    [fired] = [event.payload for event in await world.log() if isinstance(event.payload, RuleFired)]
+    assert fired.name == "For the move"
+    assert '"name":"For the move"' in await world.db.fetchval("SELECT rule FROM rule WHERE rule_id = $1", rule_id)
+    assert {row[4] for row in await _rows(world.db, customer)} >= {"For the move"}
+    found = await ledger.find_transfer(user, fired.transfer_id)
+    assert found is not None
+    assert found.first.memo == "For the move"
+
+    await keys.identity.erase(user)
+    fresh = await SubjectKeys.connect(cell.keys_url("ledger_transfer"), MASTER)
+    world.store.opens_with(Texts(fresh).open_events)
+    [fired] = [event.payload for event in await world.log() if isinstance(event.payload, RuleFired)]
+    assert fired.name == "", "another process, which has no key of theirs"
     await fresh.close()
 
 

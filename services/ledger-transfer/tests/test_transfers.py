@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from events.contracts.ledger import TransferCompleted, TransferRefused
 from events.decisions import Refusal
-from ledger_transfer.ledger import request_hash, transfer_id_of
+from ledger_transfer.idempotency import request_hash, transfer_id_of
 from ledger_transfer.limits import Limits
 from ledger_transfer.state import Account, LedgerState, evolve
 from ledger_transfer.transfers import (

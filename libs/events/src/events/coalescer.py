@@ -119,9 +119,9 @@ class Request:
     async def settled(self) -> None:
         """Waits for the outcome, whether or not the caller still does."""
         if self.outcome is None:
-            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.watch(lambda: waiting.done() or waiting.set_result(None))
-            await waiting
+            given = asyncio.Event()
+            self.watch(given.set)
+            await given.wait()
 
     @property
     def appended(self) -> bool:

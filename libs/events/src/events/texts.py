@@ -1,12 +1,15 @@
-"""What people and banks write about money (memo, counterparty, reference, an account's name): sealed in the log.
+"""What people and banks write about money (memo, counterparty, reference, name of an account or a rule): sealed in the
+log.
 
 A contract with such texts has a field `sealed_texts` beside them. Whoever appends seals: the texts go into that field,
-together, with the key of the stream's data subject, and the fields themselves stay empty. Deciders hand the sealed text
+together, with the key of the stream's data subject, and the fields themselves stay empty (None, or "" where a contract
+has always had a text). Deciders hand the sealed text
 on as it is. Consumers get events opened (`EventStore.opens_with`), as if nothing had ever been sealed; in a service
 without the right to keys, and once the subject has been erased, the texts are absent.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
@@ -28,7 +31,8 @@ NAMES: Final = ("counterparty", "memo", "name", "reference")
 """The fields that are sealed, where a struct has them."""
 
 _FIELD: Final = "sealed_texts"
-_NESTED: Final = "movement"
+_NESTED: Final = ("movement", "terms")
+"""The fields with structs that have texts of their own; an event has one of them at most."""
 _ERASED: Final = contract_of(UserErased).type
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -57,22 +61,21 @@ class Texts:
         """
         await self._keys.fetch(subjects)
 
-    async def sealed(self, subject: UUID, struct: S) -> S:
+    async def sealed(self, subject: UUID, struct: S, **also: str) -> S:
         """The struct with its texts sealed for the subject; without them where the subject has been erased.
+
+        `also` are further texts under the same seal, for what deciders will make of the struct: whoever has a field
+        of such a name reads it there.
 
         Raises:
             OSError, asyncpg.PostgresError: the key database cannot be asked.
         """
-        texts = {
-            name: text
-            for name in NAMES
-            if name in struct.__struct_fields__ and (text := getattr(struct, name)) is not None
-        }
+        texts = {name: text for name in NAMES if name in struct.__struct_fields__ and (text := getattr(struct, name))}
         if not texts:
             return struct
-        changes: dict[str, Any] = dict.fromkeys(texts)
+        changes: dict[str, Any] = {name: _empty(type(struct), name) for name in texts}
         try:
-            changes[_FIELD] = await self._keys.seal(subject, msgspec.json.encode(texts).decode(), PLACE)
+            changes[_FIELD] = await self._keys.seal(subject, msgspec.json.encode(texts | also).decode(), PLACE)
         except SubjectErased:
             changes[_FIELD] = None
         return msgspec.structs.replace(struct, **changes)
@@ -119,12 +122,12 @@ class Texts:
                 if getattr(payload, _FIELD) is None:
                     return event
                 opened = await self.opened(subject, payload)
-            elif getattr(payload, _NESTED).sealed_texts is None:
-                return event
             else:
-                opened = msgspec.structs.replace(
-                    payload, **{_NESTED: await self.opened(subject, getattr(payload, _NESTED))}
-                )
+                [place] = [name for name in _NESTED if hasattr(payload, name)]
+                nested = getattr(payload, place)
+                if nested.sealed_texts is None:
+                    return event
+                opened = msgspec.structs.replace(payload, **{place: await self.opened(subject, nested)})
         except SealBroken:
             log.error("texts.broken", position=event.position, event_id=str(event.event_id))
             return event
@@ -143,11 +146,18 @@ def _subjects(event: RecordedEvent) -> list[UUID]:
     return [erased.user_id, *(UUID(stream.split("-", 1)[1]) for stream in erased.platform_streams)]
 
 
+@cache
+def _empty(struct: type[msgspec.Struct], name: str) -> str | None:
+    """What the field holds when its text is elsewhere."""
+    [kind] = [field.type for field in msgspec.structs.fields(struct) if field.name == name]
+    return "" if kind is str else None
+
+
 def _holders() -> Iterable[str]:
-    """The types of event that have texts, their own or those of the movement in them."""
+    """The types of event that have texts, their own or those of what is nested in them."""
     for entry in registry.registered():
         hints = {field.name: field.type for field in msgspec.structs.fields(entry.struct)}
-        if _FIELD in hints or hasattr(hints.get(_NESTED), _FIELD):
+        if _FIELD in hints or any(hasattr(hints.get(name), _FIELD) for name in _NESTED):
             yield entry.type
 
 

@@ -19,7 +19,7 @@ from chassis.revocations import MOVES_MONEY
 from chassis.step_up import StepUp as ProvenStepUp
 from chassis.step_up import step_up_required
 from chassis.tokens import Caller
-from events.contracts.ledger_rules import RuleFired, RuleRefused
+from events.contracts.ledger_rules import RuleFired, RuleRefused, RuleTerms
 from events.decisions import Decided, Refusal
 from events.envelope import derived_id, new_id
 from events.store import EventIdReused
@@ -84,6 +84,9 @@ def rule_routes(
             raise _rule_not_found()
         return rule
 
+    async def viewed(user_id: UUID, rule: Rule) -> RuleView:
+        return rule_view(msgspec.structs.replace(rule, terms=await ledger.opened_terms(user_id, rule.terms)))
+
     @post("/api/auto-replenish", summary="Make a rule, active and evaluated at once", opt=MOVES_MONEY)
     async def create_rule(
         request: AnyRequest,
@@ -93,14 +96,15 @@ def rule_routes(
         idempotency_key: Key = None,
     ) -> Response[RuleView]:
         reject_unknown(request)
-        terms = terms_of(data, step_up_threshold_minor)
+        wanted = terms_of(data, step_up_threshold_minor)
         rule_id = _id_of(caller, "rule", idempotency_key)
+        terms = await ledger.sealed_terms(caller.user_id, wanted)
         decided = await _refusals_told(
             ledger.execute(
                 caller.user_id,
                 lambda decision: rule_commands.create(decision, rule_id, terms, clearance(step_up)),
                 event_id=rule_id,
-                request_hash=sha256(b"POST /api/auto-replenish" + msgspec.json.encode(terms)).digest(),
+                request_hash=sha256(b"POST /api/auto-replenish" + _body(wanted)).digest(),
                 metadata=caller.metadata(),
             ),
             caller,
@@ -110,7 +114,8 @@ def rule_routes(
         for event in decided.events:
             if type(event) in rulebook.EVENTS and getattr(event, "rule_id", None) == rule_id:
                 book = rulebook.evolve(book, event)
-        return Response(rule_view(book.rules[rule_id]), status_code=201, headers=_headers(decided))
+        answer = await viewed(caller.user_id, book.rules[rule_id])
+        return Response(answer, status_code=201, headers=_headers(decided))
 
     @get("/api/auto-replenish", summary="The caller's rules, in the order of their making")
     async def list_rules(
@@ -153,7 +158,9 @@ def rule_routes(
         step_up: NamedDependency[ProvenStepUp | None],
     ) -> Response[RuleView]:
         reject_unknown(request)
-        terms = terms_of(data, step_up_threshold_minor)
+        wanted = terms_of(data, step_up_threshold_minor)
+        before = await current(caller.user_id, rule_id)
+        terms = await ledger.sealed_terms(caller.user_id, wanted, like=before.terms)
         decided = await _refusals_told(
             ledger.execute(
                 caller.user_id,
@@ -163,7 +170,8 @@ def rule_routes(
             ),
             caller,
         )
-        return Response(rule_view(await current(caller.user_id, rule_id)), headers=_headers(decided))
+        answer = await viewed(caller.user_id, await current(caller.user_id, rule_id))
+        return Response(answer, headers=_headers(decided))
 
     @patch("/api/auto-replenish/{rule_id:uuid}/status", summary="Pause or resume the rule", opt=MOVES_MONEY)
     async def change_rule_status(
@@ -180,7 +188,8 @@ def rule_routes(
             ),
             caller,
         )
-        return Response(rule_view(await current(caller.user_id, rule_id)), headers=_headers(decided))
+        answer = await viewed(caller.user_id, await current(caller.user_id, rule_id))
+        return Response(answer, headers=_headers(decided))
 
     @delete("/api/auto-replenish/{rule_id:uuid}", summary="End the rule; its history stays")
     async def delete_rule(
@@ -341,6 +350,13 @@ def _tell(refusal: Refusal, caller: Caller) -> NoReturn:
             raise Problem(422, refusal.code, detail, rule_ids=refusal.rule_ids) from None
     details = transfers.REFUSAL_DETAILS | rule_commands.REFUSAL_DETAILS
     raise Problem(422, refusal.code, details[refusal.code]) from None
+
+
+def _body(terms: RuleTerms) -> bytes:
+    """What makes two requests for a rule the same: its name in the clear, whatever it was sealed into."""
+    return msgspec.json.encode(
+        {key: value for key, value in msgspec.structs.asdict(terms).items() if key != "sealed_texts"}
+    )
 
 
 def _id_of(caller: Caller, purpose: str, key: str | None) -> UUID:

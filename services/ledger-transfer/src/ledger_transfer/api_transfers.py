@@ -27,8 +27,10 @@ from ledger_transfer.allowances import CURRENCY, NewLimits
 from ledger_transfer.api_accounts import account_not_found
 from ledger_transfer.bulk import ITEMS_MAX, BulkMode, BulkRequest
 from ledger_transfer.holds import CaptureTooLarge, HoldNotOpen
-from ledger_transfer.ledger import BulkOutcome, Ledger, TransferNotFound, TransferOutcome, transfer_id_of
+from ledger_transfer.idempotency import transfer_id_of
+from ledger_transfer.ledger import Ledger, TransferNotFound
 from ledger_transfer.limits import UNUSED, Usage, standings, windows_of
+from ledger_transfer.outcomes import BulkOutcome, TransferOutcome
 from ledger_transfer.queries import Key, key_of, plain_text, reject_unknown
 from ledger_transfer.reversals import NotReversible
 from ledger_transfer.state import MAX_AMOUNT_MINOR, LedgerState

@@ -24,9 +24,12 @@ def decide(
     step(decision)
     if not decision.events:
         return Foreseen((), state)
-    replenish.consequences(decision)
+    if decision.state.rules.rules:
+        replenish.consequences(decision)
+    if not decision.beforehand:
+        return Foreseen(tuple(decision.events), decision.state)
     events = (*decision.events, *decision.beforehand)
-    return Foreseen(events, fold(events, state) if decision.beforehand else decision.state)
+    return Foreseen(events, fold(events, state))
 
 
 def expire(state: LedgerState, event_id: UUID, now: datetime) -> list[Event]:

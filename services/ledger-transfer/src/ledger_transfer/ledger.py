@@ -1,10 +1,9 @@
 """The ledger as commands and reactions use it: the pure deciders over the customers' streams."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -21,6 +20,7 @@ from events.contracts.ledger import (
     TransferReversed,
     TransferVoided,
 )
+from events.contracts.ledger_rules import RuleTerms
 from events.contracts.registry import Event
 from events.decisions import Decided, Refusal, Streams
 from events.envelope import Metadata, RecordedEvent, derived_id, new_id
@@ -36,6 +36,8 @@ from ledger_transfer.deciding import decide, expire
 from ledger_transfer.facts import MONEY_ITEMS, AccountReport, fact_of
 from ledger_transfer.freezing import freeze, relink, unfreeze, unlink
 from ledger_transfer.holds import HoldNotOpen, capture, lapsed, void
+from ledger_transfer.idempotency import bulk_hash, capture_id_of, request_hash, void_id_of
+from ledger_transfer.outcomes import BulkOutcome, FoundTransfer, Outcome, TransferOutcome
 from ledger_transfer.reversals import NotReversible, reversal_id_of, reverse
 from ledger_transfer.rule_commands import end
 from ledger_transfer.state import Decision, LedgerState, account_id_of, evolve
@@ -63,43 +65,6 @@ class TransferNotFound(Refusal):
     code = "transfer_not_found"
 
 
-class TransferOutcome(NamedTuple):
-    """What became of a request: the event that records it, and whether an earlier request had recorded it."""
-
-    event: TransferCompleted | TransferHeld | TransferRefused
-    replayed: bool
-
-
-class BulkOutcome(NamedTuple):
-    """What became of a bulk request: one event per item that wrote anything, in order."""
-
-    events: tuple[TransferCompleted | TransferHeld | TransferRefused, ...]
-    event_id: UUID
-    replayed: bool
-
-
-class Outcome(NamedTuple):
-    """What a command on an existing transfer appended, and whether an earlier request had."""
-
-    events: tuple[Event, ...]
-    event_id: UUID
-    replayed: bool
-
-
-class FoundTransfer(NamedTuple):
-    """A transfer with all that became of it so far."""
-
-    first: TransferCompleted | TransferHeld | TransferRefused
-    """What recorded the request."""
-    completed: TransferCompleted | None
-    """What moved the money, at once or by capturing the hold."""
-    ended: TransferCaptured | TransferVoided | None
-    """How a hold ended."""
-    open: bool
-    """A hold that is neither captured, voided nor expired."""
-    reversed: TransferReversed | None
-
-
 class Ledger:
     """All customers' ledgers. Decides in memory on cached streams, each append validated by its version."""
 
@@ -125,7 +90,7 @@ class Ledger:
             state = evolve(state, event)
         return state
 
-    async def execute(
+    def execute(
         self,
         user_id: UUID,
         step: Callable[[Decision], None],
@@ -134,7 +99,7 @@ class Ledger:
         request_hash: bytes = b"",
         metadata: Metadata,
         now: datetime | None = None,
-    ) -> Decided:
+    ) -> Awaitable[Decided]:
         """Decides what `step` records, with what follows from it, and appends it once per `event_id`.
 
         `step` may run more than once: on a stale state first, then on the true one.
@@ -144,7 +109,7 @@ class Ledger:
             EventIdReused: the id stands for another request.
         """
         at = now or datetime.now(UTC)
-        return await self._streams.execute(
+        return self._streams.execute(
             user_id,
             lambda state: decide(state, event_id, at, step),
             event_id=event_id,
@@ -189,8 +154,10 @@ class Ledger:
             AccountNotFound, StepUpRequired: nothing is recorded.
             EventIdReused: the bulk id stands for another request.
         """
-        items = tuple([await self._texts.sealed(user_id, item) for item in bulk.items])
-        sealed = msgspec.structs.replace(bulk, items=items)
+        sealed = bulk
+        if any(item.memo is not None for item in bulk.items):
+            items = tuple([await self._texts.sealed(user_id, item) for item in bulk.items])
+            sealed = msgspec.structs.replace(bulk, items=items)
         decided = await self.execute(
             user_id,
             lambda decision: transfer_all(decision, sealed, clearance),
@@ -338,6 +305,19 @@ class Ledger:
             first=await self._texts.opened(user_id, found.first),
             completed=found.completed and await self._texts.opened(user_id, found.completed),
         )
+
+    async def sealed_terms(self, user_id: UUID, terms: RuleTerms, *, like: RuleTerms | None = None) -> RuleTerms:
+        """The terms as deciders take them: their name sealed, and with it the memo of what the rule will move.
+
+        With the same name as in the sealed terms `like`, the seal is the same too: then equal terms are equal.
+        """
+        if like is not None and (await self.opened_terms(user_id, like)).name == terms.name:
+            return msgspec.structs.replace(terms, name=like.name, sealed_texts=like.sealed_texts)
+        return await self._texts.sealed(user_id, terms, memo=terms.name)
+
+    async def opened_terms(self, user_id: UUID, terms: RuleTerms) -> RuleTerms:
+        """The terms as the customer has written them."""
+        return await self._texts.opened(user_id, terms)
 
     async def opened(self, items: Sequence[RecordedEvent]) -> list[RecordedEvent]:
         """The platforms' items with their texts, however long they have waited."""
@@ -491,40 +471,3 @@ class Ledger:
 def _saying(event: T, memo: str | None) -> T:
     """The event of a request with the request's own memo, which is sealed in the store."""
     return event if memo is None else msgspec.structs.replace(event, memo=memo, sealed_texts=None)
-
-
-def transfer_id_of(user_id: UUID, idempotency_key: str) -> UUID:
-    """The id of the transfer, or of the bulk of them, that a customer's key stands for."""
-    return derived_id(user_id, "transfer", idempotency_key)
-
-
-def capture_id_of(transfer_id: UUID) -> UUID:
-    """The id of the one capture that a hold can have."""
-    return derived_id(transfer_id, "capture")
-
-
-def void_id_of(transfer_id: UUID) -> UUID:
-    """The id of the one voiding that a hold can have on request."""
-    return derived_id(transfer_id, "void")
-
-
-def request_hash(request: TransferRequest) -> bytes:
-    """What makes two requests the same: the route and every field of the body, in one canonical form."""
-    return sha256(msgspec.json.encode(["POST /api/transfers", *_body(request)])).digest()
-
-
-def bulk_hash(bulk: BulkRequest) -> bytes:
-    """As `request_hash`, for all items at once."""
-    items = [_body(item) for item in bulk.items]
-    return sha256(msgspec.json.encode(["POST /api/transfers/bulk", bulk.mode, items])).digest()
-
-
-def _body(request: TransferRequest) -> list[object]:
-    body: list[object] = [
-        request.from_account_id,
-        request.to_account_id,
-        request.amount_minor,
-        request.currency,
-        request.memo,
-    ]
-    return body if request.hold_s is None else [*body, request.hold_s]

@@ -36,18 +36,16 @@ class Windows(NamedTuple):
     month: int
 
 
-@lru_cache(maxsize=4_096)
 def windows_of(at: datetime) -> Windows:
     """The windows of an instant."""
-    day = int((at.timestamp() + _IST_OFFSET_S) // _DAY_S)
-    # 1970-01-01 was a Thursday: three days after the Monday of its week.
-    return Windows(day, (day + 3) // 7, _month(day))
+    return _windows_of_day(int((at.timestamp() + _IST_OFFSET_S) // _DAY_S))
 
 
 @lru_cache(maxsize=4_096)
-def _month(day: int) -> int:
+def _windows_of_day(day: int) -> Windows:
     calendar = date(1970, 1, 1) + timedelta(days=day)
-    return (calendar.year - 1970) * 12 + calendar.month - 1
+    # 1970-01-01 was a Thursday: three days after the Monday of its week.
+    return Windows(day, (day + 3) // 7, (calendar.year - 1970) * 12 + calendar.month - 1)
 
 
 class Usage(NamedTuple):
@@ -60,7 +58,7 @@ class Usage(NamedTuple):
 
     def at(self, now: Windows) -> "Usage":
         """As of later windows: what is over counts no more. A clock that is behind gets no window back."""
-        if now == self.windows:
+        if now is self.windows or now == self.windows:
             return self
         then = self.windows
         return Usage(
@@ -120,7 +118,8 @@ def standings(limits: Limits, usage: Usage, now: datetime) -> tuple[Standing, St
 
 def exceeded(limits: Limits, usage: Usage, amount_minor: int, now: datetime) -> Standing | None:
     """The shortest window whose limit the amount would exceed; None when all allow it."""
-    _, daily, weekly, monthly = usage.at(windows_of(now))
+    windows = windows_of(now)
+    _, daily, weekly, monthly = usage if windows is usage.windows else usage.at(windows)
     if (
         daily + amount_minor <= limits.daily_minor
         and weekly + amount_minor <= limits.weekly_minor

@@ -188,7 +188,8 @@ def judge(state: LedgerState, rule: Rule, occasion: Occasion, now: datetime, tra
         to_account_id=terms.target_account_id,
         amount_minor=amount_minor,
         currency=terms.currency,
-        memo=terms.name,
+        memo=terms.name or None,
+        sealed_texts=terms.sealed_texts,
         rule_id=rule.rule_id,
     )
     try:
@@ -322,6 +323,7 @@ def _act(decision: Decision, rule: Rule, occasion: Occasion) -> None:
                 rule_id=rule.rule_id,
                 version=rule.version,
                 name=terms.name,
+                sealed_texts=terms.sealed_texts,
                 occurrence=occasion.occurrence,
                 transfer_id=verdict.transfer.transfer_id,
                 from_account_id=terms.source_account_id,
@@ -342,6 +344,7 @@ def _act(decision: Decision, rule: Rule, occasion: Occasion) -> None:
                 rule_id=rule.rule_id,
                 version=rule.version,
                 name=terms.name,
+                sealed_texts=terms.sealed_texts,
                 occurrence=occasion.occurrence,
                 from_account_id=terms.source_account_id,
                 to_account_id=terms.target_account_id,
@@ -361,6 +364,7 @@ def _act(decision: Decision, rule: Rule, occasion: Occasion) -> None:
                 rule_id=rule.rule_id,
                 version=rule.version,
                 name=terms.name,
+                sealed_texts=terms.sealed_texts,
                 occurrence=occasion.occurrence,
                 reason="target_reached" if verdict.reason == "target_reached" else "above_threshold",
                 due_at=due_at,

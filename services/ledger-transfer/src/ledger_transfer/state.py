@@ -29,6 +29,7 @@ from events.contracts.ledger import (
 from events.contracts.ledger_rules import RuleChanged, RuleCreated
 from events.contracts.registry import Event
 from events.envelope import derived_id
+from msgspec.structs import replace
 
 from ledger_transfer import rulebook
 from ledger_transfer.limits import DEFAULT_LIMITS, UNUSED, Limits, Usage, windows_of
@@ -127,10 +128,15 @@ def customer_account(leg: Leg) -> UUID | None:
     return _account_named(leg.account_id)
 
 
+# Reading or writing a UUID costs as much as a tenth of a decision, and a busy account's is in each of its events.
 @lru_cache(maxsize=100_000)
 def _account_named(name: str) -> UUID | None:
-    # Reading a UUID costs as much as half a decision, and a busy account's is read several times in each.
     return None if name.startswith(_HOUSE_PREFIXES) else UUID(name)
+
+
+@lru_cache(maxsize=100_000)
+def _name_of(account_id: UUID) -> str:
+    return str(account_id)
 
 
 def clearing(platform: Platform, amount_minor: int, currency: str) -> Leg:
@@ -146,7 +152,7 @@ def opening(platform: Platform, amount_minor: int, currency: str) -> Leg:
 def leg_on(account: Account, amount_minor: int) -> Leg:
     """The leg that changes `account` by a signed amount."""
     return Leg(
-        account_id=str(account.account_id),
+        account_id=_name_of(account.account_id),
         amount_minor=amount_minor,
         currency=account.currency,
         balance_after_minor=account.balance_minor + amount_minor,
@@ -163,9 +169,10 @@ def balanced(*legs: Leg) -> tuple[Leg, ...]:
     totals: dict[str, int] = {}
     for leg in legs:
         totals[leg.currency] = totals.get(leg.currency, 0) + leg.amount_minor
-    if any(totals.values()):
-        raise UnbalancedLegsError(f"legs sum to {totals}")
-    return tuple(leg for leg in legs if leg.amount_minor)
+    for total in totals.values():
+        if total:
+            raise UnbalancedLegsError(f"legs sum to {totals}")
+    return tuple([leg for leg in legs if leg.amount_minor])
 
 
 def evolve(state: LedgerState, event: Event) -> LedgerState:
@@ -273,9 +280,11 @@ class Decision:
         beforehand: events that count as having happened before, and are appended behind the others.
     """
 
+    __slots__ = ("beforehand", "event_id", "events", "now", "state")
+
     def __init__(self, state: LedgerState, *, event_id: UUID, now: datetime, beforehand: Sequence[Event] = ()) -> None:
         self.beforehand = tuple(beforehand)
-        self.state = fold(self.beforehand, state)
+        self.state = fold(self.beforehand, state) if beforehand else state
         self.events: list[Event] = []
         self.event_id = event_id
         self.now = now
@@ -302,17 +311,17 @@ class Decision:
 
 
 def _replace(state: LedgerState, **changes: Any) -> LedgerState:
-    return msgspec.structs.replace(state, **changes)
+    return replace(state, **changes)
 
 
 def _with_account(state: LedgerState, account_id: UUID, **changes: Any) -> LedgerState:
-    changed = msgspec.structs.replace(state.accounts[account_id], **changes)
+    changed = replace(state.accounts[account_id], **changes)
     return _replace(state, accounts={**state.accounts, account_id: changed})
 
 
 def _held(accounts: Mapping[UUID, Account], account_id: UUID, amount_minor: int) -> Mapping[UUID, Account]:
     account = accounts[account_id]
-    return {**accounts, account_id: msgspec.structs.replace(account, held_minor=account.held_minor + amount_minor)}
+    return {**accounts, account_id: replace(account, held_minor=account.held_minor + amount_minor)}
 
 
 def _released(state: LedgerState, transfer_id: UUID, *, unused_minor: int) -> LedgerState:
@@ -346,13 +355,12 @@ def _stepped_up(state: LedgerState, jti: str | None, at: datetime) -> Mapping[st
 def _moved(accounts: Mapping[UUID, Account], legs: Sequence[Leg]) -> Mapping[UUID, Account]:
     after = dict(accounts)
     for leg in legs:
-        account_id = customer_account(leg)
+        account_id = _account_named(leg.account_id)
         if account_id is None:
             continue
         account = after[account_id]
-        if account.balance_minor + leg.amount_minor != leg.balance_after_minor:
-            raise UnbalancedLegsError(
-                f"{account_id}: {account.balance_minor} + {leg.amount_minor} != {leg.balance_after_minor}"
-            )
-        after[account_id] = msgspec.structs.replace(account, balance_minor=leg.balance_after_minor)
+        balance_minor = leg.balance_after_minor
+        if account.balance_minor + leg.amount_minor != balance_minor:
+            raise UnbalancedLegsError(f"{account_id}: {account.balance_minor} + {leg.amount_minor} != {balance_minor}")
+        after[account_id] = replace(account, balance_minor=balance_minor)
     return after

@@ -17,7 +17,7 @@ from events.contracts.ledger import (
     TransferVoided,
 )
 
-from ledger_transfer.ledger import FoundTransfer
+from ledger_transfer.outcomes import FoundTransfer
 from ledger_transfer.projections.accounts import AccountRow
 from ledger_transfer.projections.transactions import TransactionRow, TransactionType
 from ledger_transfer.transfers import REFUSAL_DETAILS

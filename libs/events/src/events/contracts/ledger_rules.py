@@ -77,6 +77,8 @@ class RuleTerms(msgspec.Struct, frozen=True, kw_only=True):
     """What the customer has agreed to. Amounts are minor units of `currency`, which both accounts have."""
 
     name: str
+    sealed_texts: str | None = None
+    """The name, sealed for the customer (`events.texts`), as the memo of what the rule moves too; then it is empty."""
     source_account_id: UUID
     target_account_id: UUID
     currency: str
@@ -147,6 +149,8 @@ class RuleFired(Event, frozen=True, kw_only=True):
     rule_id: UUID
     version: int
     name: str
+    sealed_texts: str | None = None
+    """The name, sealed for the customer (`events.texts`); then it is empty."""
     occurrence: str
     transfer_id: UUID
     from_account_id: UUID
@@ -167,6 +171,8 @@ class RuleRefused(Event, frozen=True, kw_only=True):
     rule_id: UUID
     version: int
     name: str
+    sealed_texts: str | None = None
+    """The name, sealed for the customer (`events.texts`); then it is empty."""
     occurrence: str
     from_account_id: UUID
     to_account_id: UUID
@@ -191,6 +197,8 @@ class RuleSkipped(Event, frozen=True, kw_only=True):
     rule_id: UUID
     version: int
     name: str
+    sealed_texts: str | None = None
+    """The name, sealed for the customer (`events.texts`); then it is empty."""
     occurrence: str
     reason: Literal["target_reached", "above_threshold"]
     due_at: datetime | None = None

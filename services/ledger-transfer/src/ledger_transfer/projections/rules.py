@@ -86,6 +86,7 @@ class Rules:
     """Tables `rule` and `rule_history`."""
 
     name = "rules"
+    version = 2  # a rule is kept with `sealed_texts` in its terms
     ddl = """
         CREATE TABLE IF NOT EXISTS rule (
             rule_id       uuid PRIMARY KEY,
