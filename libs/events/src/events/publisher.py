@@ -39,8 +39,9 @@ never confirms it, on a connection that stays healthy."""
 _CHECKPOINT_EVERY_S = 0.2
 _RECENT_EVENTS = 20_000
 _AGE_EVERY_S = 0.5
-_PAGE = 8 * MAX_BATCH
+_PAGE = 4 * MAX_BATCH
 """Events read from the store at once."""
+_READ = "SELECT first, last, events FROM store.read_unpublished($1, $2)"
 
 
 class LogTail:
@@ -91,8 +92,6 @@ class _Backlog:
     def __init__(self, tail: LogTail) -> None:
         self._tail = tail
         self._page: deque[LogSlice] = deque()
-        self._page_events = MAX_BATCH
-        """How many events to read next: few at first, so that there is soon something to publish."""
         self._next: tuple[int, asyncio.Task[list[LogSlice]]] | None = None
 
     async def after(self, position: int) -> list[LogSlice]:
@@ -123,19 +122,15 @@ class _Backlog:
     async def _turn_to(self, position: int) -> list[LogSlice]:
         if self._next is None or self._next[0] != position:
             await self.close()
-            page = await self._read(position)
+            page = await self._tail.read(position, _PAGE)
         else:
             _, reading = self._next
             self._next = None
             page = await reading
         last = page[-1].last
         if self._tail.head - last > MAX_BATCH and self._tail.recent(last) is None:
-            self._next = last, asyncio.create_task(self._read(last), name="relay-read-ahead")
+            self._next = last, asyncio.create_task(self._tail.read(last, _PAGE), name="relay-read-ahead")
         return page
-
-    async def _read(self, position: int) -> list[LogSlice]:
-        events, self._page_events = self._page_events, min(self._page_events * 2, _PAGE)
-        return await self._tail.read(position, events)
 
     async def close(self) -> None:
         """Ends the reading ahead."""
@@ -199,10 +194,13 @@ class Publisher(ABC):
             await asyncio.sleep(_AGE_EVERY_S)
 
     async def _time_of_first_open(self) -> datetime:
-        recent = self._tail.recent(self.position)
-        slices = [recent] if recent else await self._tail.read(self.position, 1)
+        found = self._tail.recent(self.position)
+        if found is None:  # not by the session that reads what is published meanwhile
+            row = await self._checkpoints.fetchrow(_READ, self.position, self.position + 1)
+            found = LogSlice(*row) if row is not None else None
         with contextlib.suppress(msgspec.DecodeError):  # somebody has damaged it: no older than we are here
-            return slices[0].decoded()[0].time
+            if found is not None:
+                return found.decoded()[0].time
         return datetime.now(UTC)
 
     async def _run_for_ever(self) -> None:

@@ -305,10 +305,11 @@ END $$;
 
 -- What the hash chain covers, named once: the position, then every column of the event, exact bytes.
 -- Whatever has no fixed length is preceded by it, so that no two rows have the same encoding.
+-- STABLE, as `convert_to` is: what claims more than its body is called for each row, and not put in its place.
 CREATE OR REPLACE FUNCTION store.event_bytes(
     _position bigint, _id bigint, _stream text, _version bigint, _event_id uuid, _type text, _schema_version int,
     _subject uuid, _data bytea, _metadata bytea, _recorded_at timestamptz
-) RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+) RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT int8send(_position) || int8send(_id)
         || int4send(octet_length(_stream)) || convert_to(_stream, 'UTF8') || int8send(_version) || uuid_send(_event_id)
         || int4send(octet_length(_type)) || convert_to(_type, 'UTF8') || int4send(_schema_version)
@@ -357,8 +358,10 @@ $$;
 DROP FUNCTION IF EXISTS store.sequence(bigint, bigint[], int);
 CREATE FUNCTION store.sequence(_after bigint, _gaps bigint[], _limit int)
 RETURNS TABLE (ids bigint[], first bigint, last bigint, events bytea)
-LANGUAGE sql SECURITY DEFINER SET search_path = store, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = store, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    RETURN QUERY
     WITH head AS MATERIALIZED (
         SELECT coalesce(max(l.position), 0) AS position,
                coalesce((SELECT chain_hash FROM log ORDER BY log.position DESC LIMIT 1), genesis()) AS chain_hash
@@ -385,8 +388,8 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS
                                       n.data, n.metadata, n.recorded_at), ',' ORDER BY n.position) AS events
         FROM numbered n GROUP BY n.n / 256),
     kept AS (INSERT INTO outbox SELECT s.first, s.last, s.events FROM sliced s)
-    SELECT s.ids, s.first, s.last, s.events FROM sliced s ORDER BY s.first
-$$;
+    SELECT s.ids, s.first, s.last, s.events FROM sliced s ORDER BY s.first;
+END $$;
 
 CREATE OR REPLACE FUNCTION store.last_event_id() RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = store, pg_temp AS $$ SELECT last_value - (NOT is_called)::int FROM event_id $$;
