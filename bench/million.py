@@ -6,6 +6,7 @@ kernel's account) is told beside that of the same work on a twentieth of the log
 
 import asyncio
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -109,16 +110,23 @@ async def _operate(kind: str, up_to: int) -> None:
 
 def _run(program: str, *arguments: str, **environment: str) -> tuple[float, float]:
     """Seconds and peak memory (MiB) of a process that has to succeed."""
-    started_s = time.perf_counter()
-    pid = os.posix_spawn(
-        program,
-        [program, *arguments],
-        {**os.environ, **environment},
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-    )
-    _, status, usage = os.wait4(pid, 0)
-    assert status == 0, f"{program} {arguments} failed"
-    return time.perf_counter() - started_s, usage.ru_maxrss / 1024
+    started_s, peak_kib = time.perf_counter(), 0
+    with subprocess.Popen(
+        [program, *arguments], env={**os.environ, **environment}, stdout=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None:
+            peak_kib = max(peak_kib, _peak_kib(process.pid))
+            time.sleep(0.02)
+    assert process.returncode == 0, f"{program} {arguments} failed"
+    return time.perf_counter() - started_s, peak_kib / 1024
+
+
+def _peak_kib(pid: int) -> int:
+    """The most that the process has had resident so far. Not `ru_maxrss`: that begins with what its parent had."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0  # it has just ended
 
 
 def _verify(url: str, up_to: int) -> tuple[float, float]:
