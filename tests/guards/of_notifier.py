@@ -350,13 +350,6 @@ GUARDS = (
         _tests("inbox_route::read_read_all_and_snooze"),
     ),
     Guard(
-        "notifier, inbox: somebody else's cursor",
-        _SOURCE + "api.py",
-        'cursors.decode(cursor, Place, purpose="inbox", caller=caller.user_id)',
-        'cursors.decode(cursor, Place, purpose="inbox", caller=UUID(int=0))',
-        _tests("inbox_route::filters_and_pages"),
-    ),
-    Guard(
         "notifier, inbox: read before anybody saw it",
         _SOURCE + "projections/inbox.py",
         '" WHERE user_id = $1 AND version <= $2 AND read_at IS NULL',

@@ -92,7 +92,7 @@ class Endpoint:
 async def endpoint() -> AsyncIterator[Endpoint]:
     made = Endpoint()
     app = web.Application()
-    app.router.add_post("/{name}", made.take)
+    app.router.add_route("*", "/{name}", made.take)  # a redirected POST may come as a GET
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
