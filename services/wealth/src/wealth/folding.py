@@ -143,7 +143,7 @@ def read(
         customer = by_stream.get(event.stream)
         if customer is None or event.type not in MONEY_TYPES:
             continue
-        payload = event.payload
+        payload: Any = event.payload
         if type(payload) is ledger.AccountOpened:
             opened = opened_account(payload)
             touched = customer.touch(opened.item)
@@ -161,7 +161,7 @@ def read(
         customer = customers.get(user_id)
         if customer is None:
             customer = customers[user_id] = Customer(user_id)
-        payload: Any = event.payload
+        payload = event.payload
         struct = type(payload)
         if struct in STATEMENTS:
             touched = customer.touch(stated := stated_item(payload))
