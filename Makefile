@@ -11,8 +11,9 @@ PYTHON := .venv/bin/python
 STACK := $(PYTHON) deploy/local/stack.py
 MANIFESTS := pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml simulators/pyproject.toml)
 SYNCED := .venv/.synced
-# Much of a test with servers is waiting. A file stays with one worker: its fixtures start servers.
-WORKERS := -n 2 --dist loadfile
+# A file stays with one worker: its fixtures start servers. In the order of collection (pyproject.toml: the longest
+# first); left to itself, xdist starts with the files of many tests, and the long ones of a single test end alone.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 export UV_LINK_MODE ?= copy
 
 .PHONY: help
@@ -47,7 +48,14 @@ clean: $(SYNCED) ## Stop everything and delete its data, secrets and logs.
 check: $(SYNCED) ## Format, lint, types, import contracts, deployments, unit tests. Needs no servers.
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
+	@$(MAKE) -j 2 types judge-and-unit-test
+
+.PHONY: types
+types: $(SYNCED)
 	@bash deploy/local/check_types.sh
+
+.PHONY: judge-and-unit-test
+judge-and-unit-test: $(SYNCED)
 	.venv/bin/lint-imports
 	@$(PYTHON) -m events.contracts.catalogue
 	@$(PYTHON) deploy/checks/verdict.py

@@ -74,10 +74,14 @@ class Cell:
     Args:
         tag: tells this cell from others on the same servers; the stack's own has none.
         exists: somebody else creates it; asking for a URL touches no server.
+        template: a cell whose event store and keys' database are there, and which nobody uses: new ones are copies.
     """
 
-    def __init__(self, servers: Servers, tag: str = "", *, exists: bool = False) -> None:
+    def __init__(
+        self, servers: Servers, tag: str = "", *, exists: bool = False, template: "Cell | None" = None
+    ) -> None:
         self._servers = servers
+        self._template = template
         self._tag = tag
         self._created: set[str] = {*DATABASES, "vhost"} if exists else set()
         self.vhost = f"{servers.namespace}sangam{tag}"
@@ -141,17 +145,20 @@ class Cell:
             self.create_database(database)
         self.create_vhost()
 
-    def create_database(self, database: str, template: str | None = None) -> None:
-        """Create `database` with grants; the event store gets its schema, or is a copy of `template`."""
+    def create_database(self, database: str) -> None:
+        """Create `database` with grants; the event store and the keys get their schema."""
         if database in self._created:
             return
         name = self.database_name(database)
+        template = None
+        if self._template is not None and database in (EVENT_STORE, SUBJECT_KEYS):
+            template = self._template.database_name(database)
         run_blocking(lambda: _create_database(self._servers, database, name, template))
-        if database == EVENT_STORE and template is None:
-            install_schema(self._servers, _with(self._servers.postgres_url, database=name))
-        elif database == SUBJECT_KEYS:
-            install_vault(self._servers, _with(self._servers.postgres_url, database=name))
         self._created.add(database)
+        if template is None and database == EVENT_STORE:
+            install_schema(self._servers, _with(self._servers.postgres_url, database=name))
+        elif template is None and database == SUBJECT_KEYS:
+            install_vault(self._servers, _with(self._servers.postgres_url, database=name))
 
     def create_vhost(self) -> None:
         """Create the vhost with users and topology. A broker that cannot be managed is left as it is."""

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -207,7 +207,13 @@ _ELECT_LEADERS = (
 
 
 class RabbitServer:
-    """A node under `directory/rabbitmq`, on loopback, with the management plugin."""
+    """A node under `directory/rabbitmq`, on loopback, with the management plugin.
+
+    Args:
+        name: the node's, at localhost.
+        cluster: names of the nodes that it joins when it first starts, its own among them. They share an epmd, and the
+            file `rabbitmq/home/.erlang.cookie`.
+    """
 
     def __init__(
         self,
@@ -219,7 +225,11 @@ class RabbitServer:
         epmd_port: int,
         passwords: Mapping[str, str],
         disposable: bool,
+        name: str = "sangam",
+        cluster: Sequence[str] = (),
     ) -> None:
+        self.name = name
+        self._cluster = cluster
         self.directory = directory / "rabbitmq"
         self.port = port
         self.management = Management(f"http://127.0.0.1:{management_port}", ADMIN, passwords[ADMIN])
@@ -246,6 +256,10 @@ class RabbitServer:
             "log.file = false\n"
             f"disk_free_limit.absolute = {DISK_FREE_LIMIT}\n"
             f"raft.wal_max_size_bytes = {WAL_BYTES_MAX}\n"
+            + "".join(
+                f"cluster_formation.classic_config.nodes.{number} = {name}@localhost\n"
+                for number, name in enumerate(self._cluster, 1)
+            )
         )
         (self.directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
 
@@ -272,7 +286,7 @@ class RabbitServer:
                 directory=self.directory,
                 address=f"127.0.0.1:{self.port}",
                 ready=self.why_not_ready,
-                broken=self.why_broken,
+                broken=None if self._cluster else self.why_broken,  # there a queue may just lack its majority
                 grace_s=40,
                 disposable=self._disposable,
             ),
@@ -311,7 +325,7 @@ class RabbitServer:
             "HOME": str(own / "home"),  # the Erlang cookie
             "RUNNING_UNDER_SYSTEMD": "1",  # the script becomes the node instead of staying its parent
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_NODENAME": "sangam@localhost",
+            "RABBITMQ_NODENAME": f"{self.name}@localhost",
             "RABBITMQ_CONFIG_FILE": str(own / "rabbitmq.conf"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(own / "advanced.config"),
             "RABBITMQ_GENERATED_CONFIG_DIR": str(own / "generated"),

@@ -1,8 +1,9 @@
 """Restarts every replica of every service under load: `make rolling`. Prints `0 failed of N requests`.
 
-On a stack of its own with two replicas each, on free ports. Customers read and move money the whole time; each request
-is sent once and every answer that is not the one expected is a failure: no retry by the client, no error excused. At
-the end each customer's balance must be what the answers said.
+On a stack of its own with two replicas each, on free ports. The relays go one after the other, then the first replica
+of every service at once, then the second ones, as a cluster does when a new image comes. Customers read and move money
+the whole time; each request is sent once and every answer that is not the one expected is a failure: no retry by the
+client, no error excused. At the end each customer's balance must be what the answers said.
 """
 
 import argparse
@@ -115,20 +116,14 @@ class Load:
         return None
 
 
-async def roll(
-    stack: Stack,
-    say: Callable[[str], None],
-    *,
-    services: Sequence[str] = SERVICES,
-    rate: float = 60.0,
-    customers: int = 4,
-) -> Load:
-    """Restarts the relays and each replica of `services`, one after the other, under load; gives what the load met.
+async def roll(stack: Stack, say: Callable[[str], None], *, rate: float = 60.0, customers: int = 4) -> Load:
+    """Restarts everything, replica by replica, under load; gives what the load met.
 
     Raises:
         RuntimeError: the wallets do not hold what the answers said.
     """
     timeout = aiohttp.ClientTimeout(total=30)
+    replicas = zip(*(replicas_of(service, REPLICAS) for service in SERVICES), strict=True)
     async with aiohttp.ClientSession(timeout=timeout) as http:
         people = [await make_person(stack, http, number) for number in range(customers)]
         before = {person.wallet: await _balance(stack, http, person) for person in people}
@@ -136,14 +131,13 @@ async def roll(
         running = asyncio.create_task(load.run())
         try:
             await asyncio.sleep(1)
-            for name in [*RELAYS, *(name for service in services for name in replicas_of(service, REPLICAS))]:
+            for names in [*((relay,) for relay in RELAYS), *replicas]:
                 started_s = time.monotonic()
                 failed = load.failed.total()
-                await asyncio.to_thread(stack.pause, name)
-                stack.resume(name)
-                await asyncio.to_thread(stack.wait_ready, [name], 90)
+                await asyncio.gather(*(_restart(stack, name) for name in names))
                 taken_s = time.monotonic() - started_s
-                say(f"{name}: restarted in {taken_s:.1f} s, {load.failed.total() - failed} failed, {load.sent} sent")
+                failed = load.failed.total() - failed
+                say(f"{', '.join(names)}: restarted in {taken_s:.1f} s, {failed} failed, {load.sent} sent")
             await asyncio.sleep(0.5)
         finally:
             load.stop()
@@ -161,6 +155,12 @@ async def roll(
 async def _balance(stack: Stack, http: aiohttp.ClientSession, person: Person) -> Decimal:
     async with http.get(f"{stack.origin}/api/accounts/{person.wallet}/balance", headers=person.headers) as response:
         return Decimal((await response.json())["balance"])
+
+
+async def _restart(stack: Stack, name: str) -> None:
+    await asyncio.to_thread(stack.pause, name)
+    stack.resume(name)
+    await asyncio.to_thread(stack.wait_ready, [name], 90)
 
 
 async def make_person(stack: Stack, http: aiohttp.ClientSession, number: int) -> Person:

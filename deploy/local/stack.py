@@ -29,7 +29,7 @@ from applications import PREFERRED_PORTS, SIMULATORS, Applications, Place, repli
 from nginx import NginxServer
 from postgres import SUPERUSER, PostgresServer
 from processes import kill_marked
-from provision import EVENT_STORE, Broker, Cell, Servers, check_rights, drop_everything
+from provision import EVENT_STORE, SUBJECT_KEYS, Broker, Cell, Servers, check_rights, drop_everything
 from rabbitmq import SERVICES, RabbitServer
 from supervisor import Program, Supervisor
 
@@ -98,7 +98,7 @@ class Stack:
         self._infrastructure_tiers: list[list[str]] = []
         self._application_tiers: list[list[str]] = []
         self._tags = itertools.count(1)
-        self._template: str | None = None
+        self._template: Cell | None = None
         self._template_mutex = threading.Lock()
 
     # --- life -------------------------------------------------------------------------------------
@@ -196,11 +196,10 @@ class Stack:
         with self._template_mutex:
             if self._template is None:
                 template = Cell(self._servers, "_template")
-                template.create_database(EVENT_STORE)
-                self._template = template.database_name(EVENT_STORE)
-        cell = Cell(self._servers, f"_{next(self._tags)}")
-        cell.create_database(EVENT_STORE, template=self._template)
-        return cell
+                for database in (EVENT_STORE, SUBJECT_KEYS):
+                    template.create_database(database)
+                self._template = template
+        return Cell(self._servers, f"_{next(self._tags)}", template=self._template)
 
     # --- start ------------------------------------------------------------------------------------
 

@@ -37,32 +37,41 @@ def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def kept(durable: Stack) -> str:
+    """The name of a table and of a queue that hold something, once both servers have it on their disks."""
+
+    async def fill() -> None:
+        connection = await asyncpg.connect(durable.cell.database_url("wealth"))
+        await connection.execute('CREATE TABLE "wealth.kept" AS SELECT 42 AS answer')
+        await connection.close()
+        async with await aio_pika.connect(durable.cell.amqp_url()) as broker:
+            channel = await broker.channel()
+            await channel.declare_queue("wealth.kept", durable=True, arguments={"x-queue-type": "quorum"})
+            message = aio_pika.Message(b"kept", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+            await channel.default_exchange.publish(message, routing_key="wealth.kept")
+        await asyncio.sleep(3)  # RabbitMQ keeps the registration of a new quorum queue in memory for a moment
+
+    asyncio.run(fill())
+    return "wealth.kept"
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("names", [(name,) for name in INFRASTRUCTURE] + [INFRASTRUCTURE], ids="+".join)
-async def test_what_is_killed_comes_back_with_its_data(durable: Stack, names: tuple[str, ...]) -> None:
-    queue_name = f"wealth.{'.'.join(names)}"
-    connection = await asyncpg.connect(durable.cell.database_url("wealth"))
-    await connection.execute(f'CREATE TABLE "{queue_name}" AS SELECT 42 AS answer')
-    await connection.close()
-    async with await aio_pika.connect(durable.cell.amqp_url()) as broker:
-        channel = await broker.channel()
-        await channel.declare_queue(queue_name, durable=True, arguments={"x-queue-type": "quorum"})
-        kept = aio_pika.Message(b"kept", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-        await channel.default_exchange.publish(kept, routing_key=queue_name)
-
-    await asyncio.sleep(3)  # RabbitMQ keeps the registration of a new quorum queue in memory for a moment
+async def test_what_is_killed_comes_back_with_its_data(durable: Stack, kept: str, names: tuple[str, ...]) -> None:
     before = {name: durable.kill(name, signal.SIGKILL) for name in names}
     durable.wait_ready(timeout_s=60)
 
     assert all(durable.pid(name) != pid for name, pid in before.items())
     connection = await asyncpg.connect(durable.cell.database_url("wealth"))
-    assert await connection.fetchval(f'SELECT answer FROM "{queue_name}"') == 42
+    assert await connection.fetchval(f'SELECT answer FROM "{kept}"') == 42
     await connection.close()
     async with await aio_pika.connect(durable.cell.amqp_url("wealth")) as broker:
-        queue = await (await broker.channel()).get_queue(queue_name)
+        queue = await (await broker.channel()).get_queue(kept)
         message = await queue.get(timeout=10)
         assert message is not None
         assert message.body == b"kept"
+        await message.nack(requeue=True)
 
 
 @pytest.mark.chaos
