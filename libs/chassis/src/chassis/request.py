@@ -60,13 +60,18 @@ class StrictRequest(Request[Any, Any, State]):
             raise Problem(415, "unsupported_media_type", "The body must be application/json")
         if self.headers.get("content-encoding", "identity") != "identity":
             raise Problem(415, "unsupported_media_type", "The body must not be compressed")
-        data = self.route_handler.parsed_fn_signature.parameters.get("data")
-        return decode_body(await self.body(), Any if data is None else data.raw)
+        return _decoded(await self.body(), _decoder_for(self.route_handler))
 
 
 @lru_cache(maxsize=1024)
 def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(type_, strict=True, dec_hook=default_deserializer)
+
+
+@lru_cache(maxsize=1024)  # by handler: hashing an annotated type costs more than decoding a body
+def _decoder_for(handler: Any) -> msgspec.json.Decoder[Any]:
+    data = handler.parsed_fn_signature.parameters.get("data")
+    return _decoder(Any if data is None else data.raw)
 
 
 def decode_body(body: bytes, type_: Any) -> Any:
@@ -75,8 +80,12 @@ def decode_body(body: bytes, type_: Any) -> Any:
     Raises:
         Problem: 400 `malformed_json` when it is no JSON, 400 `invalid_request` naming the field otherwise.
     """
+    return _decoded(body, _decoder(type_))
+
+
+def _decoded(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
     try:
-        value = _decoder(type_).decode(body)
+        value = decoder.decode(body)
     except msgspec.ValidationError as error:
         raise invalid_body(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
