@@ -84,7 +84,7 @@ async def _webhooks(cell: "Cell") -> list[Line]:
     url = cell.database_url("sync_gateway")
     database = await asyncpg.create_pool(url, min_size=0, max_size=8, reset=pg.keep_session)
     url = f"http://127.0.0.1:{port}/hook"
-    box = SecretBox(base64.b64encode(secrets.token_bytes(32)).decode())
+    box = SecretBox(secrets.token_bytes(32))
     ledger = DeliveryLedger(Announcements(()))
     await database.execute(ledger.ddl + MEASURES_DDL)
     raw, ours = [], []

@@ -32,8 +32,8 @@ AUDIT = "ops_audit"
 """The category that every service may append to besides: who used an operator's token on it."""
 
 KEY_RIGHTS: dict[str, Sequence[str]] = {
-    "identity": ("find", "find_or_create", "erase"),
-    "sync_gateway": ("find", "find_or_create"),
+    "identity": ("find", "find_or_create", "erase", "own_key"),
+    "sync_gateway": ("find", "find_or_create", "own_key"),
     "ledger_transfer": ("find", "find_or_create"),
     "notifier": ("find", "find_or_create"),
     "search": ("find",),

@@ -1,7 +1,9 @@
 """Settings: everything that is wrong is said at once, and no weak secret starts a service."""
 
+import base64
+
 import pytest
-from chassis.settings import Secret, ServiceSettings, SettingsError, load
+from chassis.settings import Secret, ServiceSettings, SettingsError, check_keys, load
 
 GOOD = {
     "DATABASE_URL": "postgresql://wealth:Zq8vT2@db.internal/wealth",
@@ -67,3 +69,12 @@ def test_secrets_do_not_show_themselves() -> None:
     assert "b1Vw0q9ZtYx4LrS7" not in repr(settings)
     assert "Zq8vT2" not in repr(settings)
     assert repr(Secret("b1Vw0q9ZtYx4LrS7")) == "'***'"
+
+
+def test_keys_that_wrap_others() -> None:
+    key = base64.b64encode(bytes(range(32))).decode()
+    check_keys("IDENTITY_KEY", key)
+    check_keys("IDENTITY_KEY", f"{key},{key}")
+    for unusable in ("", "not base64!", base64.b64encode(bytes(31)).decode(), f"{key},", f"{key};{key}"):
+        with pytest.raises(ValueError, match="IDENTITY_KEY: the master key must"):
+            check_keys("IDENTITY_KEY", unusable)

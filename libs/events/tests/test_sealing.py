@@ -1,6 +1,8 @@
 """Sealing per data subject, over the real key database with the rights of real roles."""
 
+import asyncio
 import base64
+import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -135,6 +137,44 @@ async def test_the_master_key_is_replaced_while_services_run(cell: "Cell") -> No
         await after.seal(gone, "again", "to")
     for each in (before, first, second, after, too_late):
         await each.close()
+
+
+async def test_a_services_own_key_outlives_what_wraps_it(cell: "Cell", identity: SubjectKeys) -> None:
+    former, new, other = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2, 3))
+    with pytest.raises(MasterKeyWrong):
+        await identity.own_key(former, None)
+    replicas = [await SubjectKeys.connect(cell.keys_url("identity"), MASTER) for _ in range(4)]
+    made = await asyncio.gather(*(each.own_key(former, os.urandom(32)) for each in replicas))
+    assert len(set(made)) == 1, "replicas that start at once have one key"
+    key = made[0]
+    assert await identity.own_key(f"{former},{new}", os.urandom(32)) == key
+    with pytest.raises(MasterKeyWrong):
+        await identity.own_key(new, None)
+    turned = await asyncio.gather(*(each.own_key(f"{new},{former}", None) for each in replicas))
+    assert set(turned) == {key}
+    assert await identity.own_key(new, None) == key
+    for wrong in (former, other):
+        with pytest.raises(MasterKeyWrong):
+            await identity.own_key(wrong, os.urandom(32))
+    for unusable in ("", "short", former + ",", f"{former};{new}"):
+        with pytest.raises(ValueError, match="master key"):
+            await identity.own_key(unusable, None)
+    for each in replicas:
+        await each.close()
+
+
+async def test_a_services_own_key_is_its_own(cell: "Cell", identity: SubjectKeys, notifier: SubjectKeys) -> None:
+    setting = base64.b64encode(bytes([1]) * 32).decode()
+    gateway = await SubjectKeys.connect(cell.keys_url("sync_gateway"), MASTER)
+    assert await identity.own_key(setting, os.urandom(32)) != await gateway.own_key(setting, os.urandom(32))
+    await gateway.close()
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await notifier.own_key(setting, os.urandom(32))
+    connection = await asyncpg.connect(cell.keys_url("identity"))
+    for statement in ("SELECT wrapped FROM vault.own_key", "UPDATE vault.own_key SET wrapped = ''"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    await connection.close()
 
 
 @pytest.mark.parametrize("setting", ["", "short", MASTER + ",", base64.b64encode(b"x" * 31).decode()])

@@ -12,11 +12,14 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 from chassis.settings import Secret
 from events.sealing import SubjectKeys
 from events.store import EventStore
+from identity.keyring import identity_key
 from identity.main import IdentitySettings, wire
+from identity.sealing import IdentityKey
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -62,9 +65,20 @@ async def store(cell: "Cell") -> AsyncIterator[EventStore]:
 
 
 @pytest.fixture
-async def start_replica(cell: "Cell", bfc: Platform, vyomo: Platform) -> AsyncIterator[Callable[[], Awaitable[Client]]]:
-    """Starts one more replica of the service, with its own connections and caches."""
-    settings = IdentitySettings(
+async def own_key(cell: "Cell", store: EventStore) -> IdentityKey:
+    """What the service seals and hashes with on this cell."""
+    subject_keys = await SubjectKeys.connect(cell.keys_url("identity"), IDENTITY_KEY)
+    key = await identity_key(IDENTITY_KEY, store, subject_keys)
+    await subject_keys.close()
+    return key
+
+
+@pytest.fixture
+async def start_replica(
+    cell: "Cell", bfc: Platform, vyomo: Platform
+) -> AsyncIterator[Callable[..., Awaitable[Client]]]:
+    """Starts one more replica of the service, with its own connections and caches; maybe with another key."""
+    defaults = IdentitySettings(
         database_url=Secret(cell.database_url("identity")),
         event_store_url=Secret(cell.store_url("identity")),
         amqp_url=Secret(),
@@ -82,7 +96,8 @@ async def start_replica(cell: "Cell", bfc: Platform, vyomo: Platform) -> AsyncIt
     )
     async with AsyncExitStack() as stack:
 
-        async def start() -> Client:
+        async def start(identity_key: str = IDENTITY_KEY) -> Client:
+            settings = msgspec.structs.replace(defaults, identity_key=Secret(identity_key))
             store = await EventStore.connect(settings.event_store_url)
             stack.push_async_callback(store.close)
             database = await asyncpg.create_pool(settings.database_url, min_size=0, max_size=4)
@@ -102,13 +117,13 @@ async def start_replica(cell: "Cell", bfc: Platform, vyomo: Platform) -> AsyncIt
 
 
 @pytest.fixture
-async def client(start_replica: Callable[[], Awaitable[Client]]) -> Client:
+async def client(start_replica: Callable[..., Awaitable[Client]]) -> Client:
     """One replica."""
     return await start_replica()
 
 
 @pytest.fixture
-async def replicas(start_replica: Callable[[], Awaitable[Client]]) -> list[Client]:
+async def replicas(start_replica: Callable[..., Awaitable[Client]]) -> list[Client]:
     """Two replicas that start at the same time."""
     return list(await asyncio.gather(start_replica(), start_replica()))
 

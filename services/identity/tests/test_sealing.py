@@ -47,17 +47,6 @@ def test_what_is_no_seal_is_refused(text: str) -> None:
         KEY.open(text, *PLACE)
 
 
-@pytest.mark.parametrize("text", ["", "not base64!", base64.b64encode(bytes(31)).decode(), "QUJD\n"])
-def test_a_key_setting_must_be_32_bytes_in_base64(text: str) -> None:
-    with pytest.raises(ValueError, match="identity key"):
-        IdentityKey.from_setting(text)
-
-
-def test_the_key_setting_is_used() -> None:
-    same = IdentityKey.from_setting(base64.b64encode(bytes(range(32))).decode())
-    assert same.open(KEY.seal(b"asha", *PLACE), *PLACE) == b"asha"
-
-
 def test_keyed_hashes_differ_by_key_purpose_and_text() -> None:
     other = IdentityKey(bytes(32))
     assert keyed_uuid(KEY.mac_key("email"), "a@b.in") == keyed_uuid(KEY.mac_key("email"), "a@b.in")

@@ -1,11 +1,9 @@
 """Webhook secrets at rest open only where they belong."""
 
-import base64
-
 import pytest
 from sync_gateway.secret_box import SealBroken, SecretBox
 
-KEY, OTHER = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2))
+KEY, OTHER = (bytes([n]) * 32 for n in (1, 2))
 SECRET = "whsec_" + "A" * 32
 
 
@@ -24,9 +22,3 @@ def test_what_is_sealed_opens_in_its_place_only() -> None:
     ):
         with pytest.raises(SealBroken):
             box.open(text, place)
-
-
-@pytest.mark.parametrize("key", ["", "no base64!", base64.b64encode(b"short").decode(), KEY[:-4]])
-def test_a_key_that_is_none_stops_the_service(key: str) -> None:
-    with pytest.raises(ValueError, match="GATEWAY_KEY"):
-        SecretBox(key)

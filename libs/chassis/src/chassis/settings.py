@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 from events.retention import days_of
+from events.sealing import raw_keys
 
 SECRET_LENGTH_MIN = 16
 
@@ -74,6 +75,16 @@ class SealingSettings(ServiceSettings, frozen=True, kw_only=True):
 
     subject_keys_url: Secret
     subject_master_key: Secret
+
+
+def check_keys(variable: str, text: str) -> None:
+    """Raises:
+    ValueError: the text holds no keys that wrap others (`events.sealing`); the message names the variable.
+    """
+    try:
+        raw_keys(text)
+    except ValueError as error:
+        raise ValueError(f"{variable}: {error}") from None
 
 
 S = TypeVar("S", bound=msgspec.Struct)

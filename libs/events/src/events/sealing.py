@@ -6,6 +6,9 @@ event store, nor that database, nor a backup of either says anything alone.
 
     sealed = await keys.seal(user_id, text, "profile")      # for an event's field
     text = await keys.open(user_id, sealed, "profile")      # None: the person has been erased
+
+A service may keep a key of its own there, too (`own_key`), for what no other service may read. It is wrapped with a
+master key that only this service has, and stays the same when that one is replaced.
 """
 
 import base64
@@ -23,6 +26,8 @@ from uuid import UUID
 import asyncpg
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from events import pg
 
@@ -30,13 +35,17 @@ KEY_BYTES = 32
 _NONCE_BYTES = 12
 _FINGERPRINT_BYTES = 6
 _SCHEME = "s1"
+_OWN = b"own key"
 
 CACHE_S_MAX = 30.0
 """A key destroyed by another process may be used here this much longer, unless `forget` is called."""
 _CACHED_MAX = 20_000
 
-Right = Literal["find", "find_or_create", "erase"]
-_FUNCTIONS: dict[str, tuple[str, ...]] = {"find": ("find", "find_many")}
+Right = Literal["find", "find_or_create", "erase", "own_key"]
+_FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "find": ("find", "find_many"),
+    "own_key": ("find_or_create_own", "rewrap_own"),
+}
 """The functions that a right stands for, where that is not the one of its name."""
 
 
@@ -49,7 +58,7 @@ class SealBroken(Exception):
 
 
 class MasterKeyWrong(Exception):
-    """A subject's key does not open with this master key. Refusing is the point: nothing else would open either."""
+    """A key does not open with this master key. Refusing is the point: nothing else would open either."""
 
 
 class SubjectKeys:
@@ -73,7 +82,7 @@ class SubjectKeys:
         Raises:
             ValueError: the master key is not that.
         """
-        masters = _masters(master_key)
+        masters = _ciphers(raw_keys(master_key))
         pool = asyncpg.create_pool(
             url,
             min_size=0,
@@ -150,6 +159,31 @@ class SubjectKeys:
         self.forget(subject)
         return had_key
 
+    async def own_key(self, setting: str, first: bytes | None) -> bytes:
+        """The key of the service whose role this is, the same for all replicas and for good.
+
+        Args:
+            setting: what it is wrapped with: base64 of 32 bytes. While that is replaced, several with commas between:
+                any of them opens, and what another one than the first has wrapped is wrapped anew with the first.
+            first: what the key becomes where there is none yet; None: there must be one.
+
+        Raises:
+            ValueError: `setting` is not usable.
+            MasterKeyWrong: the key opens with none of them, or must be there and is not.
+            OSError, asyncpg.PostgresError: the key database cannot be asked, or this role may not.
+        """
+        masters = [AESGCM(_derived(raw)) for raw in raw_keys(setting)]
+        candidate = None if first is None else _wrap(masters[0], _OWN, first)
+        wrapped: bytes | None = await self._pool.fetchval("SELECT vault.find_or_create_own($1)", candidate)
+        if wrapped is None:
+            raise MasterKeyWrong("what is stored was sealed with a key that is not in the key database")
+        key = _unwrap(masters, _OWN, wrapped)
+        try:
+            _unwrap(masters[:1], _OWN, wrapped)
+        except MasterKeyWrong:
+            await self._pool.execute("SELECT vault.rewrap_own($1, $2)", wrapped, _wrap(masters[0], _OWN, key))
+        return key
+
     def forget(self, subject: UUID) -> None:
         """Drops the subject's key from memory: what every process does when `identity.user.erased` comes by."""
         self._cache.pop(subject, None)
@@ -171,7 +205,7 @@ class SubjectKeys:
         return self._remember(subject, await self._pool.fetchval("SELECT vault.find($1)", subject))
 
     async def _find_or_create(self, subject: UUID) -> bytes | None:
-        candidate = _wrap(self._masters[0], subject, os.urandom(KEY_BYTES))
+        candidate = _wrap(self._masters[0], subject.bytes, os.urandom(KEY_BYTES))
         return self._remember(
             subject, await self._pool.fetchval("SELECT vault.find_or_create($1, $2)", subject, candidate)
         )
@@ -180,7 +214,7 @@ class SubjectKeys:
         if wrapped is None:
             self.forget(subject)
             return None
-        key = _unwrap(self._masters, subject, wrapped)
+        key = _unwrap(self._masters, subject.bytes, wrapped)
         self._cache[subject] = (time.monotonic(), key)
         self._cache.move_to_end(subject)
         while len(self._cache) > _CACHED_MAX:
@@ -195,7 +229,7 @@ async def rewrap(admin_url: str, master_key: str) -> int:
         ValueError: `master_key` is not usable.
         MasterKeyWrong: a key opens with neither. Those before it are wrapped anew; it can be run again.
     """
-    masters = _masters(master_key)
+    masters = _ciphers(raw_keys(master_key))
     connection = await asyncpg.connect(admin_url)
     count, last = 0, UUID(int=0)
     try:
@@ -209,10 +243,10 @@ async def rewrap(admin_url: str, master_key: str) -> int:
             for row in rows:
                 subject = UUID(int=row["subject"].int)
                 try:
-                    _unwrap(masters[:1], subject, row["wrapped"])
+                    _unwrap(masters[:1], subject.bytes, row["wrapped"])
                 except MasterKeyWrong:
-                    key = _unwrap(masters, subject, row["wrapped"])
-                    anew.append((subject, row["wrapped"], _wrap(masters[0], subject, key)))
+                    key = _unwrap(masters, subject.bytes, row["wrapped"])
+                    anew.append((subject, row["wrapped"], _wrap(masters[0], subject.bytes, key)))
             # One that was erased meanwhile stays erased.
             await connection.executemany(
                 "UPDATE vault.subject_key SET wrapped = $3 WHERE subject = $1 AND wrapped = $2", anew
@@ -223,26 +257,40 @@ async def rewrap(admin_url: str, master_key: str) -> int:
     return count
 
 
-def _masters(setting: str) -> list[AESGCM]:
+def raw_keys(setting: str) -> list[bytes]:
+    """The master keys of a setting, the one to wrap with first.
+
+    Raises:
+        ValueError: it is not base64 of 32 bytes each, with commas between.
+    """
     try:
         raw = [base64.b64decode(each.strip(), validate=True) for each in setting.split(",")]
     except binascii.Error:
         raise ValueError("the master key must be base64") from None
     if any(len(each) != KEY_BYTES for each in raw):
         raise ValueError(f"the master key must have {KEY_BYTES} bytes")
+    return raw
+
+
+def _ciphers(raw: Sequence[bytes]) -> list[AESGCM]:
     return [AESGCM(each) for each in raw]
 
 
-def _wrap(master: AESGCM, subject: UUID, key: bytes) -> bytes:
+def _derived(raw: bytes) -> bytes:
+    """The wrapping key of a service's setting: that may have sealed something itself before there were own keys."""
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"sangam/own-key").derive(raw)
+
+
+def _wrap(master: AESGCM, context: bytes, key: bytes) -> bytes:
     nonce = os.urandom(_NONCE_BYTES)
-    return nonce + master.encrypt(nonce, key, subject.bytes)
+    return nonce + master.encrypt(nonce, key, context)
 
 
-def _unwrap(masters: Sequence[AESGCM], subject: UUID, wrapped: bytes) -> bytes:
+def _unwrap(masters: Sequence[AESGCM], context: bytes, wrapped: bytes) -> bytes:
     for master in masters:
         with contextlib.suppress(InvalidTag):
-            return master.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], subject.bytes)
-    raise MasterKeyWrong("a subject's key does not open with SUBJECT_MASTER_KEY")
+            return master.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], context)
+    raise MasterKeyWrong("a key does not open with this master key")
 
 
 async def install(admin_url: str, *, rights: Mapping[str, Sequence[Right]]) -> None:

@@ -40,3 +40,25 @@ BEGIN
     ON CONFLICT (subject) DO UPDATE SET wrapped = NULL, erased_at = coalesce(subject_key.erased_at, now());
     RETURN coalesce(had_key, false);
 END $$;
+
+-- Each service's own key, by its role: wrapped with a master key that only the service has.
+CREATE TABLE IF NOT EXISTS vault.own_key (
+    role       name PRIMARY KEY,
+    wrapped    bytea NOT NULL,
+    wrapped_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- The own key of the role that asks: the one that is there, or the candidate, if there is one.
+CREATE OR REPLACE FUNCTION vault.find_or_create_own(_candidate bytea) RETURNS bytea
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = vault, pg_temp AS $$
+BEGIN
+    INSERT INTO own_key (role, wrapped) SELECT session_user, _candidate WHERE _candidate IS NOT NULL ON CONFLICT DO NOTHING;
+    RETURN (SELECT wrapped FROM own_key WHERE role = session_user);
+END $$;
+
+-- The same key, wrapped anew. Nothing happens where another replica was first.
+CREATE OR REPLACE FUNCTION vault.rewrap_own(_former bytea, _wrapped bytea) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = vault, pg_temp AS $$
+BEGIN
+    UPDATE own_key SET wrapped = _wrapped, wrapped_at = now() WHERE role = session_user AND wrapped = _former;
+END $$;

@@ -3,21 +3,24 @@ are gone. Each key has a stream of its own (`keys.py`); replicas that rotate at 
 """
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import structlog
-from events.contracts.identity import SigningKeyRetired
+from events.contracts.identity import SigningKeyPublished, SigningKeyRetired
 from events.contracts.registry import Event
 from events.decisions import Streams
 from events.envelope import Metadata, new_id
 from events.outage import is_outage
+from events.sealing import KEY_BYTES, SubjectKeys, raw_keys
 from events.store import EventStore
 
 from identity import keys
 from identity.keys import KeyState, SigningKey
-from identity.sealing import IdentityKey
+from identity.sealing import IdentityKey, SealBroken
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +33,25 @@ TRUSTED_AFTER_USE = timedelta(minutes=30)
 
 TEND_EVERY_S = 30.0
 _BY_IDENTITY = Metadata(actor="service:identity")
+
+
+async def identity_key(setting: str, store: EventStore, subject_keys: SubjectKeys) -> IdentityKey:
+    """The key that everything of identity is sealed and hashed with; `setting` is what wraps it (docs/decisions/0096).
+
+    Raises:
+        ValueError: `setting` is not usable.
+        MasterKeyWrong: `IDENTITY_KEY` is not the one that this store was filled with. Refusing to start is the point:
+            with another key no e-mail address or password would be found again.
+    """
+    first: bytes | None = os.urandom(KEY_BYTES)
+    for event in await store.read_stream(f"{keys.CATEGORY}-{keys.stream_id(1)}", limit=1):
+        assert isinstance(event.payload, SigningKeyPublished)
+        first = None  # it has been made, unless the store is of the time when the setting itself was the key
+        for raw in raw_keys(setting):
+            with contextlib.suppress(SealBroken):
+                keys.opened(event.payload, 1, IdentityKey(raw))
+                first = raw
+    return IdentityKey(await subject_keys.own_key(setting, first))
 
 
 class KeyRing:
@@ -59,8 +81,7 @@ class KeyRing:
         """Learns of all keys; makes the first one.
 
         Raises:
-            SealBroken: `IDENTITY_KEY` is not the one that this store was filled with. Refusing to start
-                is the point: with another key no e-mail address or password would be found again.
+            SealBroken: a key was sealed with another identity key.
         """
         found, number = {}, 1
         while (state := (await self._streams.load(keys.stream_id(number)))[0]).published is not None:

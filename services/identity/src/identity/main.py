@@ -5,8 +5,9 @@ import asyncio
 import aiohttp
 from chassis.app import create_app
 from chassis.service import Runtime, run
-from chassis.settings import SealingSettings, Secret
+from chassis.settings import SealingSettings, Secret, check_keys
 from events.decisions import Streams
+from events.outage import until_it_works
 from litestar import Litestar
 
 from identity import api, api_account, api_oauth, api_openid, api_sessions, users
@@ -15,7 +16,7 @@ from identity.assertions import AssertionVerifier, PlatformKeys
 from identity.backchannel import LogoutNotes, LogoutSender
 from identity.clients import OpsClient, OpsClients, apps_of, hash_of
 from identity.erasures import Erasures
-from identity.keyring import KeyRing
+from identity.keyring import KeyRing, identity_key
 from identity.linking import Linking
 from identity.openid import OpenId
 from identity.origin import networks
@@ -23,7 +24,6 @@ from identity.passwords import PasswordHashing
 from identity.people import People
 from identity.revocation_board import RevocationBoard
 from identity.root_sessions import RootSessions
-from identity.sealing import IdentityKey
 from identity.second_factor import SecondFactor
 from identity.sign_in import SignIn
 from identity.throttle import Throttle
@@ -35,7 +35,8 @@ class IdentitySettings(SealingSettings, frozen=True, kw_only=True):
     """What identity needs besides what every service needs."""
 
     identity_key: Secret
-    """Base64 of 32 random bytes. It seals private fields; losing it loses every login."""
+    """Base64 of 32 random bytes: wraps the key of private fields; losing it loses every login. While it is replaced,
+    the new and the former one with a comma between."""
     bfc_jwks_url: str
     vyomo_jwks_url: str
     ops_client_id: str
@@ -45,30 +46,35 @@ class IdentitySettings(SealingSettings, frozen=True, kw_only=True):
     trusted_proxies: str = "127.0.0.1,::1"
     """Addresses and networks that our own proxy connects from: only it may say, in `X-Real-IP`, where a client is."""
 
+    def __post_init__(self) -> None:
+        """Raises:
+        ValueError: a setting is not usable.
+        """
+        super().__post_init__()
+        check_keys("IDENTITY_KEY", self.identity_key)
+
 
 async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
     settings = runtime.settings
-    identity_key = IdentityKey.from_setting(settings.identity_key)
-    ring = KeyRing(runtime.store, identity_key)
+    keys = runtime.subject_keys
+    own_key = await until_it_works("identity's key", lambda: identity_key(settings.identity_key, runtime.store, keys))
+    ring = KeyRing(runtime.store, own_key)
     await ring.load()
-    throttle = Throttle(runtime.database, identity_key.mac_key("throttle"))
+    throttle = Throttle(runtime.database, own_key.mac_key("throttle"))
     await throttle.prepare()
 
     http = aiohttp.ClientSession()
     hashing = PasswordHashing()
     trusted = networks(settings.trusted_proxies)
-    keys = runtime.subject_keys
     user_streams = Streams(runtime.store, "user", User(), users.evolve)
-    people = People(keys, identity_key)
+    people = People(keys, own_key)
     access_tokens = AccessTokens(settings.token_issuer, ring.current)
-    roots = RootSessions(runtime.store, keys, RevocationBoard(runtime.control), identity_key.mac_key("device"))
-    second_factor = SecondFactor(user_streams, identity_key, throttle)
+    roots = RootSessions(runtime.store, keys, RevocationBoard(runtime.control), own_key.mac_key("device"))
+    second_factor = SecondFactor(user_streams, own_key, throttle)
     sign_in = SignIn(
-        runtime.store, user_streams, roots, people, identity_key, hashing, access_tokens, second_factor, throttle
+        runtime.store, user_streams, roots, people, own_key, hashing, access_tokens, second_factor, throttle
     )
-    accounts = Accounts(
-        runtime.store, user_streams, roots, people, sign_in, second_factor, keys, identity_key, throttle
-    )
+    accounts = Accounts(runtime.store, user_streams, roots, people, sign_in, second_factor, keys, own_key, throttle)
     assertions = AssertionVerifier(
         {
             "bfc": PlatformKeys("bfc", settings.bfc_jwks_url, http),
@@ -80,7 +86,7 @@ async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
         [OpsClient(client_id=settings.ops_client_id, secret_hash=hash_of(settings.ops_client_secret))]
     )
     apps = apps_of(settings.apps)
-    openid = OpenId(apps, roots, user_streams, people, access_tokens, ring, identity_key)
+    openid = OpenId(apps, roots, user_streams, people, access_tokens, ring, own_key)
     notes = LogoutNotes()
     runtime.consume("backchannel", notes)
     runtime.consume("erasures", Erasures(accounts))
@@ -94,7 +100,7 @@ async def wire(runtime: Runtime[IdentitySettings]) -> Litestar:
             *api_sessions.routes(roots),
             *api_account.routes(accounts, sign_in, second_factor),
             *api_oauth.routes(ops_clients, access_tokens, ring, openid),
-            *api_openid.routes(openid, sign_in, identity_key, trusted),
+            *api_openid.routes(openid, sign_in, own_key, trusted),
         ],
         title="Sangam identity",
     )

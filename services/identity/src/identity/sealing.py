@@ -1,7 +1,7 @@
 """What only identity can read: private fields sealed with AES-GCM, and keyed hashes.
 
-One key from the settings; a key per purpose is derived from it (HKDF-SHA-256), so that no output of
-one purpose says anything about another's.
+One key, which is kept in the key database and wrapped with `IDENTITY_KEY` (`keyring.identity_key`); a key per purpose
+is derived from it (HKDF-SHA-256), so that no output of one purpose says anything about another's.
 """
 
 import base64
@@ -33,19 +33,6 @@ class IdentityKey:
             raise ValueError(f"the identity key must have {KEY_BYTES} bytes")
         self._key = key
         self._cipher = AESGCM(self._derive("seal"))
-
-    @classmethod
-    def from_setting(cls, text: str) -> "IdentityKey":
-        """The key from its base64 form.
-
-        Raises:
-            ValueError: not base64 of 32 bytes.
-        """
-        try:
-            key = base64.b64decode(text, validate=True)
-        except binascii.Error:
-            raise ValueError("the identity key must be base64") from None
-        return cls(key)
 
     def __repr__(self) -> str:
         return "IdentityKey(***)"

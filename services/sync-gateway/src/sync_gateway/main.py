@@ -13,6 +13,7 @@ from chassis.service import Runtime, run
 from chassis.sockets import Sockets
 from events.decisions import Streams
 from events.envelope import Metadata, new_id
+from events.outage import until_it_works
 from events.texts import Texts
 from litestar import Litestar
 
@@ -37,7 +38,7 @@ from sync_gateway.projections import PROJECTIONS
 from sync_gateway.projections.feed import Feed
 from sync_gateway.projections.platform_customer import user_of
 from sync_gateway.reactions import ProfileReactions
-from sync_gateway.secret_box import SecretBox
+from sync_gateway.secret_box import SecretBox, secret_box
 from sync_gateway.settings import Settings
 from sync_gateway.signatures import FeedSignatures
 from sync_gateway.sync_runs import SyncRuns
@@ -52,13 +53,14 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     settings, database, store = runtime.settings, runtime.database, runtime.store
     origins = frozenset(filter(None, (origin.strip() for origin in settings.allowed_origins.split(","))))
     codec = CursorCodec(settings.cursor_secret)
-    box = SecretBox(settings.gateway_key)
+    keys = runtime.subject_keys
+    box = await until_it_works("the gateway's key", lambda: secret_box(settings.gateway_key, database, keys))
     egress = Egress(_listed(settings.webhook_allowed_targets), timeout_s=settings.webhook_timeout_s)
     measures = Measures(database)
 
     policies = Streams(store, "conflict_policy", Policies(), evolve_policies)
-    profiles = Profiles(store, runtime.subject_keys, policies)
-    sealer = ItemSealer(profiles, Texts(runtime.subject_keys), lambda stream: user_of(database, stream))
+    profiles = Profiles(store, keys, policies)
+    sealer = ItemSealer(profiles, Texts(keys), lambda stream: user_of(database, stream))
     intake = FeedIntake(store, sealer, counted=measures.count)
     signatures = FeedSignatures(
         {

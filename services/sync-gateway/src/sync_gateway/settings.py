@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import msgspec
-from chassis.settings import SealingSettings, Secret
+from chassis.settings import SealingSettings, Secret, check_keys
 
 
 class Settings(SealingSettings, frozen=True, kw_only=True):
@@ -25,7 +25,8 @@ class Settings(SealingSettings, frozen=True, kw_only=True):
     """`whsec_…`: signs what we announce to the bank."""
     announce_secret_vyomo: Secret = Secret("")
     gateway_key: Secret
-    """Base64 of 32 bytes: seals webhook secrets at rest."""
+    """Base64 of 32 bytes: wraps the key that webhook secrets are sealed with. While it is replaced, the new and the
+    former one with a comma between."""
     webhook_allowed_targets: str = ""
     """Addresses and ports (`127.0.0.1:4111`), separated by commas, that webhooks may go to besides public ones."""
     webhook_retry_delays_s: str = "2,10"
@@ -35,3 +36,10 @@ class Settings(SealingSettings, frozen=True, kw_only=True):
     """Failed attempts in a row."""
     webhook_probe_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     """Before a webhook in quarantine is probed first; doubles up to an hour."""
+
+    def __post_init__(self) -> None:
+        """Raises:
+        ValueError: a setting is not usable.
+        """
+        super().__post_init__()
+        check_keys("GATEWAY_KEY", self.gateway_key)
