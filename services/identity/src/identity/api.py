@@ -10,7 +10,9 @@ from chassis.request import AnyRequest
 from chassis.tokens import Caller, TokenVerifier
 from events.contracts.identity import Platform
 from litestar import Response, delete, get, post
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
 
 from identity import contact
 from identity.accounts import Accounts
@@ -147,7 +149,7 @@ def routes(
     """Registration, login, tokens, links."""
 
     @post("/api/auth/register", status_code=201, summary="Register", tags=["auth"])
-    async def register(request: AnyRequest, data: RegisterBody) -> Response[RegisterAnswer]:
+    async def register(request: AnyRequest, data: JSONBody[RegisterBody]) -> Response[RegisterAnswer]:
         """Makes a user and sends a code to verify the address. Refusals: 409 `email_taken`, 400 `weak_password`."""
         fields = Fields()
         email = fields.checked("email", contact.email_address, data.email)
@@ -165,7 +167,7 @@ def routes(
         return command(RegisterAnswer(user_id=registered.user_id), registered.event_id)
 
     @post("/api/auth/login", status_code=200, summary="Log in", tags=["auth"])
-    async def login(request: AnyRequest, data: LoginBody) -> Response[TokenAnswer]:
+    async def login(request: AnyRequest, data: JSONBody[LoginBody]) -> Response[TokenAnswer]:
         """Opens a session that is valid on both platforms. Refusals: 401 `invalid_credentials`, 401 `otp_required`,
         401 `invalid_otp`, 429 `too_many_attempts`."""
         with answered():
@@ -175,14 +177,14 @@ def routes(
             )
 
     @post("/api/auth/refresh", status_code=200, summary="Rotate the refresh token", tags=["auth"])
-    async def refresh(data: RefreshBody) -> Response[TokenAnswer]:
+    async def refresh(data: JSONBody[RefreshBody]) -> Response[TokenAnswer]:
         """Gives new tokens for a refresh token, once. A token used again ends its session, except within
         10 s, when it gives the same successor. Refusal: 401 `invalid_refresh_token`."""
         with answered():
             return _tokens(await sign_in.refresh(data.refresh_token))
 
     @post("/api/auth/exchange-token", status_code=200, summary="A token for the other platform", tags=["auth"])
-    async def exchange_token(data: ExchangeBody, caller: Caller) -> Response[ExchangeAnswer]:
+    async def exchange_token(data: JSONBody[ExchangeBody], caller: NamedDependency[Caller]) -> Response[ExchangeAnswer]:
         """RFC 8693 token exchange, under the same root session. The subject token is the caller's own; its scope can
         only be narrowed. Refusals: 400 with `error` as in the RFC, 401 `session_ended`."""
         with answered():
@@ -194,47 +196,47 @@ def routes(
         return command(answer, exchanged.event_id)
 
     @get("/api/auth/status", summary="Session and links", tags=["auth"])
-    async def get_status(caller: Caller) -> StatusAnswer:
+    async def get_status(caller: NamedDependency[Caller]) -> StatusAnswer:
         """Where the caller is signed in and what is linked. Refusal: 401 `session_ended`."""
         with answered():
             return _status(caller, await sign_in.status(caller))
 
     @post("/api/auth/sync-session", status_code=200, summary="Bring both platforms to one state", tags=["auth"])
-    async def sync_session(caller: Caller) -> StatusAnswer:
+    async def sync_session(caller: NamedDependency[Caller]) -> StatusAnswer:
         """Both platforms' sessions become active now, with one expiry and one assurance. Refusal: 401
         `session_ended`."""
         with answered():
             return _status(caller, await sign_in.synchronise(caller))
 
     @post("/api/auth/link-bfc", status_code=201, summary="Link a BFC customer", tags=["links"])
-    async def link_bfc(data: LinkBfcBody, caller: Caller) -> Response[LinkAnswer]:
+    async def link_bfc(data: JSONBody[LinkBfcBody], caller: NamedDependency[Caller]) -> Response[LinkAnswer]:
         """Gives the nonce that the bank must sign once its customer approved."""
         return _requested(await linking.request(caller, "bfc", data.bfc_customer_id))
 
     @post("/api/auth/link-bfc/confirm", status_code=200, summary="Confirm a BFC link", tags=["links"])
-    async def confirm_bfc(data: ConfirmBody, caller: Caller) -> Response[ConfirmAnswer]:
+    async def confirm_bfc(data: JSONBody[ConfirmBody], caller: NamedDependency[Caller]) -> Response[ConfirmAnswer]:
         """Refusals: 404 `link_not_found`, 422 `link_expired`, 422 `assertion_invalid`,
         409 `already_linked`, 503 `platform_unavailable`."""
         return await _confirm(linking, caller, "bfc", data)
 
     @post("/api/auth/link-vyomo", status_code=201, summary="Link a Vyomo client", tags=["links"])
-    async def link_vyomo(data: LinkVyomoBody, caller: Caller) -> Response[LinkAnswer]:
+    async def link_vyomo(data: JSONBody[LinkVyomoBody], caller: NamedDependency[Caller]) -> Response[LinkAnswer]:
         """Gives the nonce that the broker must sign once its client approved."""
         return _requested(await linking.request(caller, "vyomo", data.vyomo_client_id))
 
     @post("/api/auth/link-vyomo/confirm", status_code=200, summary="Confirm a Vyomo link", tags=["links"])
-    async def confirm_vyomo(data: ConfirmBody, caller: Caller) -> Response[ConfirmAnswer]:
+    async def confirm_vyomo(data: JSONBody[ConfirmBody], caller: NamedDependency[Caller]) -> Response[ConfirmAnswer]:
         """Refusals: 404 `link_not_found`, 422 `link_expired`, 422 `assertion_invalid`,
         409 `already_linked`, 503 `platform_unavailable`."""
         return await _confirm(linking, caller, "vyomo", data)
 
     @delete("/api/auth/link-bfc", status_code=200, summary="Unlink from BFC", tags=["links"])
-    async def unlink_bfc(caller: Caller) -> Response[UnlinkAnswer]:
+    async def unlink_bfc(caller: NamedDependency[Caller]) -> Response[UnlinkAnswer]:
         """The history up to here stays. Refusal: 404 `not_linked`."""
         return await _unlink(linking, caller, "bfc")
 
     @delete("/api/auth/link-vyomo", status_code=200, summary="Unlink from Vyomo", tags=["links"])
-    async def unlink_vyomo(caller: Caller) -> Response[UnlinkAnswer]:
+    async def unlink_vyomo(caller: NamedDependency[Caller]) -> Response[UnlinkAnswer]:
         """The history up to here stays. Refusal: 404 `not_linked`."""
         return await _unlink(linking, caller, "vyomo")
 

@@ -10,7 +10,9 @@ from chassis.problems import Problem
 from chassis.step_up import LIFETIME_S
 from chassis.tokens import Caller
 from litestar import Response, delete, get, post, put
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
 
 from identity import contact
 from identity.accounts import KEPT_BY_LAW, Accounts
@@ -115,7 +117,9 @@ def routes(accounts: Accounts, sign_in: SignIn, second_factor: SecondFactor) -> 
     """Password, address, second factor, export, erasure."""
 
     @post("/api/auth/password/change", status_code=200, summary="Change the password", tags=["account"])
-    async def change_password(data: ChangePasswordBody, caller: Caller) -> Response[EndedAnswer]:
+    async def change_password(
+        data: JSONBody[ChangePasswordBody], caller: NamedDependency[Caller]
+    ) -> Response[EndedAnswer]:
         """All other sessions end. Refusals: 401 `invalid_credentials`, 400 `weak_password`."""
         refuse_weak(data.new_password)
         with answered():
@@ -123,13 +127,13 @@ def routes(accounts: Accounts, sign_in: SignIn, second_factor: SecondFactor) -> 
         return command(EndedAnswer(sessions_ended=len(changed.ended.session_ids)), changed.event_id)
 
     @post("/api/auth/password/forgot", status_code=202, summary="Ask for a code", tags=["account"])
-    async def forgot_password(data: ForgotBody) -> SentAnswer:
+    async def forgot_password(data: JSONBody[ForgotBody]) -> SentAnswer:
         """Sends a code to the address, if it is somebody's. The answer is the same in any case."""
         accounts.forget_password(address_or_none(data.email))
         return SentAnswer(status="sent_if_known")
 
     @post("/api/auth/password/reset", status_code=200, summary="Set a password with a code", tags=["account"])
-    async def reset_password(data: ResetBody) -> Response[EndedAnswer]:
+    async def reset_password(data: JSONBody[ResetBody]) -> Response[EndedAnswer]:
         """All sessions end; an enrolled second factor stays. Refusals: 422 `invalid_code`, 400 `weak_password`."""
         refuse_weak(data.new_password)
         with answered():
@@ -137,21 +141,21 @@ def routes(accounts: Accounts, sign_in: SignIn, second_factor: SecondFactor) -> 
         return command(EndedAnswer(sessions_ended=len(changed.ended.session_ids)), changed.event_id)
 
     @post("/api/auth/email/verify", status_code=200, summary="Prove an e-mail address", tags=["account"])
-    async def verify_email(data: VerifyBody) -> Response[VerifiedAnswer]:
+    async def verify_email(data: JSONBody[VerifyBody]) -> Response[VerifiedAnswer]:
         """With the code that was sent to it. Refusals: 422 `invalid_code`, 409 `email_taken`."""
         with answered():
             event_id = await accounts.verify_email(address_or_none(data.email), data.code)
         return command(VerifiedAnswer(), event_id)
 
     @post("/api/auth/email/send-code", status_code=202, summary="Send the code again", tags=["account"])
-    async def send_code(caller: Caller) -> SentAnswer:
+    async def send_code(caller: NamedDependency[Caller]) -> SentAnswer:
         """To the address that is not verified yet. Refusal: 429 `too_many_attempts`."""
         with answered():
             await accounts.send_verification(caller.user_id)
         return SentAnswer(status="sent")
 
     @put("/api/auth/contact", summary="Change name, phone or e-mail address", tags=["account"])
-    async def change_contact(data: ContactBody, caller: Caller) -> Response[ContactAnswer]:
+    async def change_contact(data: JSONBody[ContactBody], caller: NamedDependency[Caller]) -> Response[ContactAnswer]:
         """The address changes once it is proven. Refusals: 401 `invalid_credentials`, 409 `email_taken`."""
         fields = Fields()
         email = fields.checked("email", contact.email_address, data.email) if data.email is not None else None
@@ -163,12 +167,12 @@ def routes(accounts: Accounts, sign_in: SignIn, second_factor: SecondFactor) -> 
         return command(ContactAnswer(pending=["email"] if email is not None else []), event_id)
 
     @get("/api/auth/export", summary="Everything identity holds on the caller", tags=["account"])
-    async def export_account(caller: Caller) -> dict[str, Any]:
+    async def export_account(caller: NamedDependency[Caller]) -> dict[str, Any]:
         """Profile, links, sessions with their devices, and the history of the account."""
         return await accounts.export(caller.user_id)
 
     @delete("/api/auth/account", status_code=200, summary="Erase the account", tags=["account"])
-    async def erase_account(data: ErasureBody, caller: Caller) -> Response[ErasedAnswer]:
+    async def erase_account(data: JSONBody[ErasureBody], caller: NamedDependency[Caller]) -> Response[ErasedAnswer]:
         """For good. With the password, and the second factor where one is enrolled. Refusals: 401
         `invalid_credentials`, 401 `otp_required`, 401 `invalid_otp`."""
         with answered():
@@ -177,7 +181,7 @@ def routes(accounts: Accounts, sign_in: SignIn, second_factor: SecondFactor) -> 
         return command(answer, event_id)
 
     @post("/api/auth/mfa/totp", status_code=201, summary="Begin to enrol an authenticator app", tags=["mfa"])
-    async def offer_totp(caller: Caller) -> Response[OfferAnswer]:
+    async def offer_totp(caller: NamedDependency[Caller]) -> Response[OfferAnswer]:
         """Refusal: 409 `mfa_enrolled`."""
         with answered():
             offered = await second_factor.offer(caller.user_id, await accounts.account_name(caller.user_id))
@@ -185,21 +189,21 @@ def routes(accounts: Accounts, sign_in: SignIn, second_factor: SecondFactor) -> 
         return command(OfferAnswer(secret=offered.secret, otpauth_uri=offered.uri, qr_svg=svg), offered.event_id)
 
     @post("/api/auth/mfa/totp/confirm", status_code=200, summary="Enrol it", tags=["mfa"])
-    async def confirm_totp(data: OtpBody, caller: Caller) -> Response[EnrolledAnswer]:
+    async def confirm_totp(data: JSONBody[OtpBody], caller: NamedDependency[Caller]) -> Response[EnrolledAnswer]:
         """With a code that the app shows. Refusals: 401 `invalid_otp`, 403 `mfa_not_enrolled` (begin again)."""
         with answered():
             enrolled = await second_factor.confirm(caller.user_id, data.otp)
         return command(EnrolledAnswer(recovery_codes=enrolled.recovery_codes), enrolled.event_id)
 
     @delete("/api/auth/mfa/totp", status_code=200, summary="Remove the second factor", tags=["mfa"])
-    async def remove_totp(data: OtpBody, caller: Caller) -> Response[RemovedAnswer]:
+    async def remove_totp(data: JSONBody[OtpBody], caller: NamedDependency[Caller]) -> Response[RemovedAnswer]:
         """With a code, or a recovery code. Refusals: 401 `invalid_otp`, 403 `mfa_not_enrolled`."""
         with answered():
             event_id = await second_factor.remove(caller.user_id, data.otp)
         return command(RemovedAnswer(), event_id)
 
     @post("/api/auth/step-up", status_code=200, summary="Confirm one operation with a second factor", tags=["mfa"])
-    async def step_up(data: StepUpBody, caller: Caller) -> Response[StepUpAnswer]:
+    async def step_up(data: JSONBody[StepUpBody], caller: NamedDependency[Caller]) -> Response[StepUpAnswer]:
         """A token for exactly this amount and payee, good for 120 s and once, sent as `X-Step-Up-Token`. Refusals: 401
         `invalid_otp`, 403 `mfa_not_enrolled`, 429 `too_many_attempts`."""
         amount_minor = parse_amount(data.amount, data.currency)

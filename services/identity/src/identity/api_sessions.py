@@ -8,7 +8,9 @@ from chassis.problems import Problem
 from chassis.tokens import Caller
 from events.contracts.identity import Platform
 from litestar import Response, delete, get, post
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from identity.bodies import command
 from identity.root_sessions import ENDED_ELSEWHERE, LOGOUT, LOGOUT_ALL, Ended, Listed, RootSessions
@@ -58,24 +60,24 @@ def routes(roots: RootSessions) -> list[HTTPRouteHandler]:
     """Logout and sessions."""
 
     @post("/api/auth/logout", status_code=200, summary="End this session on both platforms", tags=["sessions"])
-    async def logout(caller: Caller) -> Response[LogoutAnswer]:
+    async def logout(caller: NamedDependency[Caller]) -> Response[LogoutAnswer]:
         """Every token of the session is refused by every service from now on; the receipt says by which and when."""
         return _ended(await roots.end(caller.user_id, lambda known, _: [caller.session_id], LOGOUT, caller.metadata()))
 
     @post("/api/auth/logout-all", status_code=200, summary="End every session, everywhere", tags=["sessions"])
-    async def logout_all(caller: Caller) -> Response[LogoutAnswer]:
+    async def logout_all(caller: NamedDependency[Caller]) -> Response[LogoutAnswer]:
         """This session and all others, on both platforms and all devices."""
         return _ended(await roots.end(caller.user_id, lambda known, _: list(known.open), LOGOUT_ALL, caller.metadata()))
 
     @get("/api/auth/sessions", summary="Sessions and devices", tags=["sessions"])
-    async def list_sessions(caller: Caller) -> SessionPage:
+    async def list_sessions(caller: NamedDependency[Caller]) -> SessionPage:
         """The caller's live sessions, the latest first."""
         return SessionPage(items=[_item(each, caller) for each in await roots.listed(caller.user_id)])
 
     @delete(
         "/api/auth/sessions/{session_id:uuid}", status_code=200, summary="End one of the sessions", tags=["sessions"]
     )
-    async def end_session(session_id: UUID, caller: Caller) -> Response[LogoutAnswer]:
+    async def end_session(session_id: FromPath[UUID], caller: NamedDependency[Caller]) -> Response[LogoutAnswer]:
         """Refusal: 404 `session_not_found`, also for another's session and for one that has ended."""
         ended = await roots.end(caller.user_id, lambda known, _: [session_id], ENDED_ELSEWHERE, caller.metadata())
         if not ended.session_ids:
