@@ -161,7 +161,7 @@ GUARDS = (
     Guard(
         "login: unknown users cost less",
         _IDENTITY + "passwords.py",
-        "self._hasher.verify(stored or self._nobody, normalised(password)) and stored is not None",
+        "self._hasher.verify(stored or self._nobody, normalised(password))",
         "stored is not None and self._hasher.verify(stored, normalised(password))",
         _tests("passwords", "attacks"),
     ),
@@ -247,11 +247,32 @@ GUARDS = (
         _tests("openid"),
     ),
     Guard(
+        "openid: a sign-in older than the app allows",
+        _IDENTITY + "openid.py",
+        "if max_age_s is not None and age >= timedelta(seconds=max_age_s) else",
+        "if False else",
+        _tests("openid"),
+    ),
+    Guard(
         "openid: leaving to any address",
         _IDENTITY + "openid.py",
         "redirect_uri not in app.post_logout_redirect_uris",
         "False",
         _tests("openid"),
+    ),
+    Guard(
+        "erasure: cut short by a crash",
+        _IDENTITY + "erasures.py",
+        ", contract_of(UserErased).type",
+        "",
+        _tests("account"),
+    ),
+    Guard(
+        "key: another service's own",
+        "libs/events/src/events/sealing.sql",
+        "SELECT wrapped FROM own_key WHERE role = session_user",
+        "SELECT wrapped FROM own_key LIMIT 1",
+        ("libs/events/tests/test_sealing.py",),
     ),
     Guard(
         "link: somebody else's customer",

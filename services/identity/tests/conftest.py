@@ -15,6 +15,7 @@ import httpx
 import msgspec
 import pytest
 from chassis.settings import Secret
+from events.consumer import Handler
 from events.sealing import SubjectKeys
 from events.store import EventStore
 from identity.keyring import identity_key
@@ -74,8 +75,14 @@ async def own_key(cell: "Cell", store: EventStore) -> IdentityKey:
 
 
 @pytest.fixture
+def handlers() -> dict[str, Handler]:
+    """What the replica started last does with the log. Nothing is consumed: a test applies it."""
+    return {}
+
+
+@pytest.fixture
 async def start_replica(
-    cell: "Cell", bfc: Platform, vyomo: Platform
+    cell: "Cell", bfc: Platform, vyomo: Platform, handlers: dict[str, Handler]
 ) -> AsyncIterator[Callable[..., Awaitable[Client]]]:
     """Starts one more replica of the service, with its own connections and caches; maybe with another key."""
     defaults = IdentitySettings(
@@ -106,6 +113,7 @@ async def start_replica(
             stack.push_async_callback(subject_keys.close)
             replica = Replica(settings, store, database, subject_keys)
             app = await wire(replica)  # type: ignore[arg-type]
+            handlers.update(replica.handlers)
             stack.push_async_callback(replica.close)
             for close in app.on_shutdown:
                 stack.push_async_callback(close)  # type: ignore[arg-type]

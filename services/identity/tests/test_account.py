@@ -4,16 +4,19 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
 
+import asyncpg
 import jwt
 import pyotp
 import pytest
 from chassis.step_up import StepUp
-from events.contracts.identity import CodeIssued
+from events.consumer import Handler
+from events.contracts.identity import CodeIssued, UserErased, UserRegistered
 from events.sealing import SubjectKeys
 from events.store import EventStore
+from identity.root_sessions import RootSessions
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -84,6 +87,33 @@ async def test_a_changed_password_ends_all_other_sessions(client: "Client", sign
     assert (await other.get("/api/auth/status")).status_code == 401
     assert said(await login(client, person.email)) == (401, "invalid_credentials")
     assert (await login(client, person.email, NEW)).status_code == 200
+
+
+async def dies(*_: Any) -> None:
+    """Where the process is when it is killed."""
+    raise ConnectionAbortedError
+
+
+async def test_a_password_changes_together_with_the_end_of_the_sessions(
+    client: "Client", sign_up: SignUp, mail: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash after the change must not leave those signed in whom it was to sign out."""
+    person = await sign_up(client)
+    with monkeypatch.context() as patched:
+        for method in ("announce", "end"):
+            patched.setattr(RootSessions, method, dies)
+        elsewhere = (await login(client, person.email)).json()["refresh_token"]
+        body = {"current_password": PASSWORD, "new_password": NEW}
+        assert (await person.post("/api/auth/password/change", body)).status_code >= 500
+        assert said(await client.post("/api/auth/refresh", json={"refresh_token": elsewhere}))[0] == 401
+        assert (await person.get("/api/auth/status")).status_code == 200, "the one that changed it stays"
+        assert (await login(client, person.email, NEW)).status_code == 200
+
+        await client.post("/api/auth/password/forgot", json={"email": person.email})
+        reset = {"email": person.email, "code": await mail(person, "password_reset"), "new_password": PASSWORD}
+        assert (await client.post("/api/auth/password/reset", json=reset)).status_code >= 500
+        assert said(await person.get("/api/auth/status")) == (401, "session_ended")
+    assert (await login(client, person.email)).status_code == 200
 
 
 async def test_a_login_with_the_old_password_never_survives_its_change(
@@ -250,6 +280,40 @@ async def link(person: "Person", bfc: "Platform", customer: str) -> None:
     confirm = {"link_id": requested["link_id"], "assertion": bfc.assertion(customer, requested["nonce"])}
     answer = await person.post("/api/auth/link-bfc/confirm", confirm)
     assert answer.status_code == 200, answer.text
+
+
+async def test_an_erasure_that_was_cut_short_is_finished_from_the_log(
+    client: "Client",
+    sign_up: SignUp,
+    cell: "Cell",
+    store: EventStore,
+    handlers: dict[str, Handler],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The user is erased, and the process dies before the key is destroyed. Nobody can ask for it again."""
+    person = await sign_up(client)
+    keys = await SubjectKeys.connect(cell.keys_url("notifier"), MASTER)
+    (registered,) = [e.payload for e in await store.read_stream(f"user-{person.user_id}", limit=1)]
+    assert isinstance(registered, UserRegistered)
+
+    async def opened() -> str | None:
+        keys.forget(person.user_id)
+        return await keys.open(person.user_id, registered.sealed_profile, "profile")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SubjectKeys, "erase", dies)
+        assert (await person.delete("/api/auth/account", {"password": PASSWORD})).status_code >= 500
+    assert await opened() is not None
+    assert said(await login(client, person.email))[0] == 401
+    assert said(await person.get("/api/auth/status")) == (401, "session_ended"), "in the same append"
+    erased = [e for e in await store.read_stream(f"user-{person.user_id}") if isinstance(e.payload, UserErased)]
+    assert {e.type for e in erased} <= handlers["erasures"].types
+    for _ in range(2):  # delivered again
+        await handlers["erasures"].apply(cast(asyncpg.Connection, None), erased)
+    assert await opened() is None
+    assert said(await person.post("/api/auth/refresh", {"refresh_token": person.login["refresh_token"]}))[0] == 401
+    assert len([e for e in await store.read_stream(f"user-{person.user_id}") if isinstance(e.payload, UserErased)]) == 1
+    await keys.close()
 
 
 async def test_an_unlinked_customer_is_free_for_another_user(

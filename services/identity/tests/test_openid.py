@@ -163,6 +163,11 @@ async def test_an_independent_client_completes_everything(client: "Client", sign
     )
     both = jose.decode(second.json()["access_token"], keys, algorithms=["ES256"])
     assert (both.claims["aud"], both.claims["sid"]) == ("vyomo", access.claims["sid"])
+    # An app may ask how fresh the sign-in must be.
+    fresh = await client.get("/oauth/authorize", params=asked(prompt="none", max_age="3600"))
+    assert "code" in answered(fresh)
+    stale = await client.get("/oauth/authorize", params=asked(prompt="none", max_age="0"))
+    assert answered(stale)["error"] == "login_required"
 
     out = await client.get(
         metadata["end_session_endpoint"],
@@ -212,6 +217,7 @@ REFUSED_AT_THE_APP = [
     ({"scope": "profile"}, "invalid_scope"),
     ({"scope": "openid transfers:reverse"}, "invalid_scope"),
     ({"request": "e30"}, "request_not_supported"),
+    ({"max_age": "soon"}, "invalid_request"),
 ]
 
 
@@ -313,7 +319,7 @@ async def test_logout_by_hint_needs_our_id_token_and_a_registered_address(client
 
 
 async def test_apps_are_told_of_a_logout_once_they_listen(
-    client: "Client", sign_up: SignUp, store: EventStore, cell: "Cell"
+    client: "Client", sign_up: SignUp, store: EventStore, cell: "Cell", own_key: IdentityKey
 ) -> None:
     """Back-channel logout: the note is made once per event, and told until it is heard."""
     person = await sign_up(client)
@@ -334,7 +340,7 @@ async def test_apps_are_told_of_a_logout_once_they_listen(
     assert (await client.get("/oauth/logout", params={"id_token_hint": first["id_token"]})).status_code == 200
     sid = jose.decode(first["access_token"], keys, algorithms=["ES256"]).claims["sid"]
     events = await store.read_stream(f"session-{sid}")
-    ring = KeyRing(store, IdentityKey(bytes(range(32))))
+    ring = KeyRing(store, own_key)
     await ring.load()
     async with asyncpg.create_pool(cell.database_url("identity")) as database, ClientSession() as http:
         notes = LogoutNotes()

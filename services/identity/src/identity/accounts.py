@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -34,6 +34,7 @@ from identity.root_sessions import Ended, RootSessions
 from identity.sealing import IdentityKey
 from identity.second_factor import SecondFactor
 from identity.sign_in import EmailTaken, InvalidCredentials, OtpRequired, SignIn
+from identity.sign_ins import SignIns
 from identity.throttle import Throttle, TooManyAttempts
 from identity.users import Claim, User
 
@@ -99,14 +100,13 @@ class Accounts:
                 raise InvalidCredentials  # changed meanwhile: what was shown is not the password any more
             return [changed]
 
-        decided = await self._execute(caller.user_id, decide, caller.metadata())
-        ended = await self._roots.end(
+        return await self._execute_ending(
             caller.user_id,
-            lambda known, _: [each for each in known.open if each != caller.session_id],
+            decide,
+            lambda known: [each for each in known.open if each != caller.session_id],
             PASSWORD_CHANGED,
             caller.metadata(),
         )
-        return Changed(ended, decided)
 
     def forget_password(self, email: EmailAddress | None) -> None:
         """Sends a code, if somebody has that address. Afterwards: the answer says and takes the same for everybody."""
@@ -125,16 +125,15 @@ class Accounts:
         now = datetime.now(UTC)
         codes.open_code(user, ["password_reset"], hashed, now)  # before hashing: a wrong one costs no 30 ms
         changed = CredentialChanged(sealed_password_hash=await self._sign_in.sealed_hash(user_id, new), reason="reset")
-        decided = await self._execute(
+        done = await self._execute_ending(
             user_id,
             lambda current: [*codes.use(current, ["password_reset"], hashed, now), changed],
+            lambda known: list(known.open),
+            PASSWORD_RESET,
             request_metadata(f"user:{user_id}"),
         )
         await self._throttle.forgive("code", str(user_id), all_of_them=True)
-        ended = await self._roots.end(
-            user_id, lambda known, _: list(known.open), PASSWORD_RESET, request_metadata(f"user:{user_id}")
-        )
-        return Changed(ended, decided)
+        return done
 
     # E-mail address and profile.
 
@@ -248,22 +247,26 @@ class Accounts:
         return await self.erase_user(caller.user_id, caller.metadata())
 
     async def erase_user(self, user_id: UUID, metadata: Metadata) -> tuple[Ended, UUID]:
-        """The erasure itself. Done again after a crash, it goes on where it ended."""
+        """The erasure itself. Done again after a crash, it goes on where it ended (`erasures.Erasures`)."""
         while True:
             user, _ = await self._users.load(user_id)
-            also = await self._released(user_id, user)
+            if user.erased or not user.registered:
+                ended = await self._roots.end(user_id, lambda known, _: list(known.open), ERASED, metadata)
+                event_id = ended.event_id or new_id()
+                break
             now = datetime.now(UTC)
             try:
-                event_id = await self._execute(
+                ended, event_id = await self._execute_ending(
                     user_id,
                     lambda current, user=user, now=now: _unmoved(user, current, users.erase(current, user_id, now)),
+                    lambda known: list(known.open),
+                    ERASED,
                     metadata,
-                    also if not user.erased else (),
+                    await self._released(user_id, user),
                 )
             except (VersionConflict, _Moved):
                 continue
             break
-        ended = await self._roots.end(user_id, lambda known, _: list(known.open), ERASED, metadata)
         # Last: before, a session could have sealed something for them, with a new key.
         for subject in (*await self._platform_subjects(user_id), user_id):
             await self._keys.erase(subject)
@@ -288,6 +291,31 @@ class Accounts:
             user_id, decide, event_id=new_id(), subject=user_id, metadata=metadata, also=also
         )
         return decided.event_id
+
+    async def _execute_ending(
+        self,
+        user_id: UUID,
+        decide: Any,
+        which: Callable[[SignIns], Iterable[UUID]],
+        reason: str,
+        metadata: Metadata,
+        also: "tuple[StreamAppend, ...]" = (),
+    ) -> Changed:
+        """Decides and ends sessions in one append: a crash leaves no session that should have ended with it.
+
+        Raises:
+            VersionConflict: a part of `also` does not hold.
+        """
+        while True:
+            ending = await self._roots.ending(user_id, which, reason)
+            try:
+                event_id = await self._execute(user_id, decide, metadata, (*also, *ending.parts))
+            except VersionConflict as conflict:
+                if all(conflict.stream != part.stream for part in ending.parts):
+                    raise
+                continue
+            receipt = await self._roots.announce(ending.session_ids)
+            return Changed(Ended(ending.session_ids, receipt, event_id), event_id)
 
     async def _existing_profile(self, user_id: UUID, user: User) -> Profile:
         profile = await self._people.profile(user_id, user)

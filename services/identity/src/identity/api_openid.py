@@ -14,6 +14,7 @@ from chassis.request import AnyRequest
 from chassis.tokens import Caller
 from litestar import Response, get, post
 from litestar.datastructures import Cookie
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Redirect
 
@@ -72,7 +73,7 @@ def routes(
             return message_page("This link does not work", "The app or its address is not known here.", status=400)
         except RedirectError as error:
             return _to(openid.answer(error.redirect_uri, error.state, error=error.error, error_description=str(error)))
-        known = await openid.browser_session(request.cookies.get(SESSION_COOKIE))
+        known = await openid.browser_session(request.cookies.get(SESSION_COOKIE), wanted.max_age_s)
         if known is not None and not wanted.login:
             try:
                 return _to(await openid.grant(wanted, *known))
@@ -124,7 +125,7 @@ def routes(
         return answer
 
     @get(["/oauth/userinfo"], summary="Who the token is of", tags=["openid"])
-    async def get_userinfo(caller: Caller) -> dict[str, Any]:
+    async def get_userinfo(caller: NamedDependency[Caller]) -> dict[str, Any]:
         """OpenID Connect Core, 5.3. Refusal: 403 `insufficient_scope` without the scope `openid`."""
         if "openid" not in caller.scopes:
             raise Problem(

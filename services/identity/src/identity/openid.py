@@ -6,8 +6,9 @@ are public clients: what proves a code is the verifier, not a secret.
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 from uuid import UUID
@@ -36,6 +37,7 @@ OPENID_SCOPES = ("openid", "profile", "email", "phone")
 SCOPES = (*OPENID_SCOPES, *APP_SCOPE.split())
 ID_TOKEN_TYPE = "JWT"  # noqa: S105 - a type, not a secret
 STATE_LENGTH_MAX = 1024
+_SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 class NotForRedirect(Exception):
@@ -66,6 +68,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the person must show their password even if the browser is signed in."""
     silent: bool
     """Whether no page may be shown."""
+    max_age_s: int | None
+    """How long ago the password may have been shown at most."""
 
 
 class Tokens(NamedTuple):
@@ -109,6 +113,9 @@ def asked(params: Mapping[str, str], apps: Mapping[str, App]) -> Asked:
     nonce = params.get("nonce")
     if nonce is not None and len(nonce) > STATE_LENGTH_MAX:
         raise refused("invalid_request", "nonce is too long")
+    max_age = params.get("max_age")
+    if max_age is not None and not _SECONDS.fullmatch(max_age):
+        raise refused("invalid_request", "max_age must be a number of seconds")
     prompt = params.get("prompt", "").split()
     if not set(prompt) <= {"none", "login", "consent", "select_account"} or ("none" in prompt and len(prompt) > 1):
         raise refused("invalid_request", "prompt is not understood")
@@ -119,8 +126,9 @@ def asked(params: Mapping[str, str], apps: Mapping[str, App]) -> Asked:
         state=state,
         nonce=nonce,
         code_challenge=challenge,
-        login="login" in prompt or "select_account" in prompt or params.get("max_age") == "0",
+        login="login" in prompt or "select_account" in prompt,
         silent="none" in prompt,
+        max_age_s=int(max_age) if max_age is not None else None,
     )
 
 
@@ -154,16 +162,19 @@ class OpenId:
         """What the browser keeps: the session's id, signed."""
         return self._browsers.issue((session_id,))
 
-    async def browser_session(self, cookie: str | None) -> tuple[UUID, UUID] | None:
-        """Session and user of a browser that is signed in."""
+    async def browser_session(self, cookie: str | None, max_age_s: int | None) -> tuple[UUID, UUID] | None:
+        """Session and user of a browser that is signed in, since at most `max_age_s`."""
         if cookie is None:
             return None
         try:
             (session_id,), _ = self._browsers.read(cookie, 1)
-            session = await self._roots.load(session_id)
-            return session_id, sessions.owner(session, datetime.now(UTC))
+            now, session = datetime.now(UTC), await self._roots.load(session_id)
+            user_id = sessions.owner(session, now)
         except (InvalidRefreshToken, SessionEnded):
             return None
+        assert session.expires_at is not None
+        age = now - (session.expires_at - sessions.LIFETIME)
+        return None if max_age_s is not None and age >= timedelta(seconds=max_age_s) else (session_id, user_id)
 
     # Codes and tokens.
 

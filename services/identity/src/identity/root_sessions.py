@@ -53,6 +53,13 @@ class Ended(NamedTuple):
     event_id: UUID | None
 
 
+class Ending(NamedTuple):
+    """Sessions that end together with something else, in one append."""
+
+    session_ids: list[UUID]
+    parts: list[StreamAppend]
+
+
 class Listed(NamedTuple):
     session_id: UUID
     sign_in: SignIn
@@ -154,8 +161,19 @@ class RootSessions:
             except (VersionConflict, _Moved):
                 continue  # a session was refreshed or a login came in between: look again
             break
-        ended = [UUID(part.stream.split("-", 1)[1]) for part in ending]
+        ended = [_session_of(part) for part in ending]
         return Ended(ended, await self._announcer.announce(ended), decided.event_id)
+
+    async def ending(self, user_id: UUID, which: Callable[[SignIns], Iterable[UUID]], reason: str) -> Ending:
+        """What ends the sessions of the user that `which` picks, to be appended with the cause of it.
+
+        It does not hold any more once a session has begun, or one of them was used: `VersionConflict`, and ask again.
+        """
+        known, version = await self._sign_ins.load(user_id)
+        picked = [session_id for session_id in which(known) if session_id in known.open]
+        sessions_ending = await self._ending(picked, reason, datetime.now(UTC))
+        parts = [StreamAppend(f"sign_in-{user_id}", tuple(sign_ins.close(known, picked)), version)] if version else []
+        return Ending([_session_of(part) for part in sessions_ending], [*parts, *sessions_ending])
 
     async def announce(self, session_ids: list[UUID]) -> list[ReceiptLine]:
         """Tells every verifier of sessions that a decision on their own stream has ended."""
@@ -220,6 +238,10 @@ class RootSessions:
             return None
         text = user_id.bytes + device.user_agent.encode()
         return hmac.new(self._device_key, text, hashlib.sha256).hexdigest()[:16]
+
+
+def _session_of(part: StreamAppend) -> UUID:
+    return UUID(part.stream.split("-", 1)[1])
 
 
 class _Moved(Exception):
