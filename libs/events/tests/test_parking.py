@@ -148,6 +148,22 @@ async def test_attempts_are_bounded_and_a_retry_keeps_the_order(bench: Bench) ->
     assert acts[-1]["outcome"] == "done"
 
 
+async def test_a_retry_that_an_outage_interrupts_goes_on_by_itself(bench: Bench) -> None:
+    handler = Moody(bench.bad, {1})
+    async with running_relay(bench.cell), running_consumer(bench.consumer(handler)):
+        await _append(bench, bench.bad, 4)
+        await bench.holds(4)
+        handler.versions, handler.error = {3}, ConnectionResetError
+        asked = await sangam(
+            bench.cell, "parked", "retry", "ledger-transfer", "projections", "--all", "--wait", "0", "--json"
+        )
+        assert asked.json["outcome"] == "waiting"
+        await eventually(lambda: _is(bench.seen(bench.bad), [1, 2]))
+        handler.versions = set()
+        await bench.holds(0)
+        assert await bench.seen(bench.bad) == [1, 2, 3, 4]
+
+
 async def _is(figures, expected) -> bool:  # type: ignore[no-untyped-def]
     try:
         return await figures == expected  # type: ignore[no-any-return]

@@ -435,7 +435,7 @@ class Consumer:
             if positions:
                 events = await self._store.read_positions(positions)
                 await self._handler.apply(db, events)
-                await self._parking.unpark(db, positions)
+                await self._parking.unpark(db, stream, positions)
             version = await self._parking.changed(db)
             await self._parking.load(db, version)
         log.info("consumer.unparked", consumer=self.name, stream=stream, events=len(positions))

@@ -125,9 +125,16 @@ class Parking:
         )
         return [row["position"] for row in rows]
 
-    async def unpark(self, db: asyncpg.Connection, positions: Collection[int]) -> None:
-        """Takes events out: they are applied."""
+    async def unpark(self, db: asyncpg.Connection, stream: str, positions: Collection[int]) -> None:
+        """Takes the stream's first events out: they are applied. The next one is to be tried as they were."""
         await db.execute("DELETE FROM parked WHERE consumer = $1 AND position = ANY ($2)", self._consumer, positions)
+        # In the same transaction: a consumer that dies here goes on, and who waits for the outcome goes on waiting.
+        await db.execute(
+            "UPDATE parked SET retry_at = now() WHERE consumer = $1 AND position ="
+            " (SELECT min(position) FROM parked WHERE consumer = $1 AND stream = $2)",
+            self._consumer,
+            stream,
+        )
 
     async def failed_again(self, db: asyncpg.Connection | asyncpg.Pool, position: int, fault: Fault) -> None:
         """Records what a retry met; the event stays parked until somebody asks again."""
