@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 MAX_EVENTS_PER_TRANSACTION = 256
 """A larger one costs each event no less, and leaves server and process to wait for each other."""
 
+_WORTH_A_TRANSACTION = MAX_EVENTS_PER_TRANSACTION // 2
+"""So many requests wait for nobody: who has just been answered decides again while the server works on them."""
+
 _WAKE_SPACING_S = 0.002
 """One wake-up serves all appends of two milliseconds: each costs a third of what a lone append takes."""
 
@@ -232,8 +235,9 @@ class Coalescer:
     async def _flush_forever(self) -> None:
         while True:
             await self._arrived.wait()
-            # Let every task that is ready to append now join this transaction.
-            await asyncio.sleep(0)
+            if len(self._waiting) < _WORTH_A_TRANSACTION:
+                # Let every task that is ready to append now join this transaction.
+                await asyncio.sleep(0)
             batch = self._next_batch()
             await self._flush(self._sound(batch))
             if not self._waiting:

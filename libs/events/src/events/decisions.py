@@ -57,11 +57,14 @@ class Foreseen(NamedTuple, Generic[S]):
 class _Cached(Generic[S]):
     """A stream's state: as it is known to be stored, and as the appends under way will leave it."""
 
-    __slots__ = ("ahead", "epoch", "reading", "state", "stored", "stored_version", "version")
+    __slots__ = ("ahead", "epoch", "known", "reading", "state", "stored", "stored_version", "stream", "version")
 
-    def __init__(self, state: S) -> None:
+    def __init__(self, stream: str, state: S) -> None:
+        self.stream = stream
         self.state = self.stored = state
         self.version = self.stored_version = 0
+        self.known = False
+        """Whether the stream has ever been read."""
         self.ahead: Request | None = None
         """The last append under way; None: `state` is `stored`."""
         self.epoch = 0
@@ -112,13 +115,12 @@ class Streams(Generic[S]):
         self._evolve = evolve
         self._max_cached = max_cached
         self._snapshots = snapshots
-        self._cache: OrderedDict[str, _Cached[S]] = OrderedDict()
+        self._cache: OrderedDict[UUID | str, _Cached[S]] = OrderedDict()
 
     async def load(self, stream_id: UUID | str) -> tuple[S, int]:
         """The stream's state and version as the store holds them now."""
-        stream = f"{self._category}-{stream_id}"
-        entry = self._entry(stream)
-        await self._catch_up(stream, entry)
+        entry = self._entry(stream_id)
+        await self._catch_up(entry)
         return entry.stored, entry.stored_version
 
     async def execute(
@@ -143,10 +145,10 @@ class Streams(Generic[S]):
             VersionConflict: a part of `also` does not hold.
             OSError, asyncpg.PostgresError: the outcome is unknown; executing again is safe.
         """
-        stream = f"{self._category}-{stream_id}"
-        entry = self._entry(stream)
-        if entry.version == 0:
-            await self._catch_up(stream, entry)
+        entry = self._entry(stream_id)
+        stream = entry.stream
+        if not entry.known:
+            await self._meet(entry)
         while True:
             if entry.reading.locked():  # others have found the state to be stale
                 async with entry.reading:
@@ -155,7 +157,7 @@ class Streams(Generic[S]):
             try:
                 decided = decide(state)
             except Refusal:
-                if not await self._is_confirmed(stream, entry, version, epoch, ahead):
+                if not await self._is_confirmed(entry, version, epoch, ahead):
                     continue
                 # Looked for only now: the first request may have been under way, and be what the refusal is about.
                 if first := await self._outcome_of(event_id, request_hash):
@@ -168,7 +170,7 @@ class Streams(Generic[S]):
                 for event in events:
                     after = self._evolve(after, event)
             if not events:
-                if not await self._is_confirmed(stream, entry, version, epoch, ahead):
+                if not await self._is_confirmed(entry, version, epoch, ahead):
                     continue
                 return Decided((), event_id, False, version)
             begun = self._store.begin(
@@ -186,7 +188,7 @@ class Streams(Generic[S]):
                 metrics.version_conflicts.labels(self._category).inc()
                 if conflict.stream != stream:
                     raise
-                await self._catch_up(stream, entry)
+                await self._catch_up(entry)
                 continue
             if appended.duplicate:
                 first = await self._outcome_of(event_id, request_hash)
@@ -217,30 +219,37 @@ class Streams(Generic[S]):
                     continue
             return Decided(tuple(event.payload for event in request), event_id, True, request[-1].version)
 
-    def _entry(self, stream: str) -> _Cached[S]:
-        entry = self._cache.get(stream)
+    def _entry(self, stream_id: UUID | str) -> _Cached[S]:
+        entry = self._cache.get(stream_id)
         if entry is None:
-            entry = self._cache[stream] = _Cached(self._initial)
+            entry = self._cache[stream_id] = _Cached(f"{self._category}-{stream_id}", self._initial)
             while len(self._cache) > self._max_cached:
                 # An entry in use may be dropped: whoever holds it goes on with it, and versions decide.
                 self._cache.popitem(last=False)
         else:
-            self._cache.move_to_end(stream)
+            self._cache.move_to_end(stream_id)
         return entry
 
-    async def _is_confirmed(
-        self, stream: str, entry: _Cached[S], version: int, epoch: int, ahead: Request | None
-    ) -> bool:
+    async def _meet(self, entry: _Cached[S]) -> None:
+        """Reads a stream for the first time: once, however many commands wait for it."""
+        if entry.reading.locked():
+            async with entry.reading:
+                pass
+        if not entry.known:
+            await self._catch_up(entry)
+
+    async def _is_confirmed(self, entry: _Cached[S], version: int, epoch: int, ahead: Request | None) -> bool:
         """Whether the stream was at the version decided on, some time since the command came."""
         if ahead is not None:
             # An append that was not known to be stored when the command came: where it is now, nothing else of
             # anybody's stood between it and the command.
             await ahead.settled()
             return ahead.appended
-        return not await self._catch_up(stream, entry, version) and entry.epoch == epoch
+        return not await self._catch_up(entry, version) and entry.epoch == epoch
 
-    async def _catch_up(self, stream: str, entry: _Cached[S], version: int | None = None) -> bool:
+    async def _catch_up(self, entry: _Cached[S], version: int | None = None) -> bool:
         """Folds what others appended. Returns whether there is anything above `version` (of this process's too)."""
+        stream = entry.stream
         async with entry.reading:
             while entry.ahead is not None:
                 # What is under way is settled first, by its watcher, which runs before this goes on.
@@ -254,6 +263,7 @@ class Streams(Generic[S]):
                 entry.give_up()
             after = entry.stored_version if version is None else min(version, entry.stored_version)
             tail: list[RecordedEvent] = await self._store.read_stream(stream, after)
+            entry.known = True
             state, at = entry.stored, entry.stored_version
             for event in tail:
                 if event.version > at:

@@ -173,14 +173,12 @@ def post_transfer(state: LedgerState, request: TransferRequest) -> tuple[Leg, ..
     target = state.accounts.get(request.to_account_id)
     if source is None or target is None:
         raise AccountNotFound()
-    if source.account_id == target.account_id:
+    if source is target:
         raise SameAccount()
     if not request.currency == source.currency == target.currency:
         raise CurrencyMismatch()
-    if "closed" in (source.status, target.status):
-        raise AccountClosed()
-    if "frozen" in (source.status, target.status):
-        raise AccountFrozen()
+    if source.status != "active" or target.status != "active":
+        raise AccountClosed() if "closed" in (source.status, target.status) else AccountFrozen()
     if "fixed_deposit" in (source.kind, target.kind):
         raise AccountNotTransferable()
     if source.available_minor - request.amount_minor < source.floor_minor:
