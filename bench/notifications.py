@@ -17,6 +17,7 @@ from events.envelope import new_id
 from events.sealing import SubjectKeys
 from events.sequencer import Sequencer
 from events.store import EventStore, StreamAppend
+from events.texts import Texts
 from notifier.grouping import WINDOW
 from notifier.projections import PROJECTIONS
 from notifier.reactions import Grouping
@@ -63,18 +64,17 @@ async def _register(keys: SubjectKeys, users: list[UUID]) -> None:
         keys.forget(user)
 
 
-async def _fill(store: EventStore, sequencer: Sequencer, users: list[UUID], each: int) -> None:
-    """One posting per customer after the other, so that neighbours in the log are never of one customer."""
+async def _fill(store: EventStore, sequencer: Sequencer, texts: Texts, users: list[UUID], each: int) -> None:
+    """One sealed posting per customer after the other, so that neighbours in the log are never of one customer."""
     for round_ in range(each):
         for start in range(0, len(users), 500):
+            sealed = [
+                (user, await texts.sealed(user, _posted(user, -(100 + round_)))) for user in users[start : start + 500]
+            ]
             await asyncio.gather(
                 *(
-                    store.append(
-                        [StreamAppend(f"ledger-{user}", (_posted(user, -(100 + round_)),))],
-                        event_id=new_id(),
-                        subject=user,
-                    )
-                    for user in users[start : start + 500]
+                    store.append([StreamAppend(f"ledger-{user}", (event,))], event_id=new_id(), subject=user)
+                    for user, event in sealed
                 )
             )
     while await sequencer.sequence():
@@ -131,6 +131,9 @@ async def measure(cell: "Cell") -> list[Line]:
     )
     keys = await SubjectKeys.connect(cell.keys_url("notifier"), base64.b64encode(os.urandom(32)).decode())
     grouping = Grouping(database, store, keys)
+    # As in the service: what counterparties are called is sealed in the log, and opened for whoever reads it.
+    texts = Texts(keys)
+    store.opens_with(texts.open_events)
     await database.execute(
         grouping.ddl
         + "".join(projection.ddl for projection in PROJECTIONS)
@@ -146,7 +149,7 @@ async def measure(cell: "Cell") -> list[Line]:
         for _ in range(ROUNDS):
             users = [new_id() for _ in range(customers)]
             await _register(keys, users)
-            await _fill(ledger_store, sequencer, users, per_customer)
+            await _fill(ledger_store, sequencer, texts, users, per_customer)
             raw.append(await _upsert_row_by_row(database, users))
             started_s = time.perf_counter()
             # The next chunk is read meanwhile, as in a rebuild.

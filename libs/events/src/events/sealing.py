@@ -20,7 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -61,13 +61,21 @@ class MasterKeyWrong(Exception):
     """A key does not open with this master key. Refusing is the point: nothing else would open either."""
 
 
+class _Key(NamedTuple):
+    """A subject's key, ready for use: many texts of one subject come in one page."""
+
+    cipher: AESGCM
+    fingerprint: str
+    since_s: float
+
+
 class SubjectKeys:
     """Seals and opens fields. Keys are cached for seconds, so that reading a page of history costs one look-up."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", masters: Sequence[AESGCM]) -> None:
         self._pool = pool
         self._masters = masters
-        self._cache: OrderedDict[UUID, tuple[float, bytes]] = OrderedDict()
+        self._cache: OrderedDict[UUID, _Key] = OrderedDict()
         self._buried: set[UUID] = set()
         """Erased, as the log has told this process. They are few, and never come back."""
 
@@ -112,8 +120,8 @@ class SubjectKeys:
         if key is None:
             raise SubjectErased
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = nonce + AESGCM(key).encrypt(nonce, text.encode(), _context(subject, place))
-        return f"{_SCHEME}.{_fingerprint(key)}.{base64.b64encode(sealed).decode()}"
+        sealed = nonce + key.cipher.encrypt(nonce, text.encode(), _context(subject, place))
+        return f"{_SCHEME}.{key.fingerprint}.{base64.b64encode(sealed).decode()}"
 
     async def open(self, subject: UUID, sealed: str, place: str) -> str | None:
         """The text of a sealed field; None once its key has been destroyed.
@@ -127,13 +135,13 @@ class SubjectKeys:
         if scheme != _SCHEME or not encoded:
             raise SealBroken(f"no sealed text of this scheme: {place}")
         key = await self._find(subject)
-        if key is None or _fingerprint(key) != fingerprint:
+        if key is None or key.fingerprint != fingerprint:
             # Destroyed. Another key: the database was restored to before the key was made, and made one anew.
             return None
         try:
-            raw = base64.b64decode(encoded, validate=True)
+            raw = binascii.a2b_base64(encoded, strict_mode=True)
             nonce, ciphertext = raw[:_NONCE_BYTES], raw[_NONCE_BYTES:]
-            return AESGCM(key).decrypt(nonce, ciphertext, _context(subject, place)).decode()
+            return key.cipher.decrypt(nonce, ciphertext, _context(subject, place)).decode()
         except (binascii.Error, ValueError, InvalidTag):
             raise SealBroken(f"{place} does not open") from None
 
@@ -193,29 +201,29 @@ class SubjectKeys:
         self.forget(subject)
         self._buried.add(subject)
 
-    def _cached(self, subject: UUID) -> bytes | None:
+    def _cached(self, subject: UUID) -> _Key | None:
         entry = self._cache.get(subject)
-        return entry[1] if entry is not None and time.monotonic() - entry[0] < CACHE_S_MAX else None
+        return entry if entry is not None and time.monotonic() - entry.since_s < CACHE_S_MAX else None
 
-    async def _find(self, subject: UUID) -> bytes | None:
+    async def _find(self, subject: UUID) -> _Key | None:
         if subject in self._buried:
             return None
         if (key := self._cached(subject)) is not None:
             return key
         return self._remember(subject, await self._pool.fetchval("SELECT vault.find($1)", subject))
 
-    async def _find_or_create(self, subject: UUID) -> bytes | None:
+    async def _find_or_create(self, subject: UUID) -> _Key | None:
         candidate = _wrap(self._masters[0], subject.bytes, os.urandom(KEY_BYTES))
         return self._remember(
             subject, await self._pool.fetchval("SELECT vault.find_or_create($1, $2)", subject, candidate)
         )
 
-    def _remember(self, subject: UUID, wrapped: bytes | None) -> bytes | None:
+    def _remember(self, subject: UUID, wrapped: bytes | None) -> _Key | None:
         if wrapped is None:
             self.forget(subject)
             return None
-        key = _unwrap(self._masters, subject.bytes, wrapped)
-        self._cache[subject] = (time.monotonic(), key)
+        raw = _unwrap(self._masters, subject.bytes, wrapped)
+        key = self._cache[subject] = _Key(AESGCM(raw), _fingerprint(raw), time.monotonic())
         self._cache.move_to_end(subject)
         while len(self._cache) > _CACHED_MAX:
             self._cache.popitem(last=False)

@@ -35,6 +35,8 @@ _NESTED: Final = ("movement", "terms")
 """The fields with structs that have texts of their own; an event has one of them at most."""
 _ERASED: Final = contract_of(UserErased).type
 
+_decoder: Final = msgspec.json.Decoder(dict[str, str])
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -91,7 +93,7 @@ class Texts:
         if text is None:
             return struct
         opened = await self._keys.open(subject, text, PLACE)
-        texts: Mapping[str, str] = {} if opened is None else msgspec.json.decode(opened, type=dict[str, str])
+        texts: Mapping[str, str] = {} if opened is None else _decoder.decode(opened)
         known = {name: text for name, text in texts.items() if name in struct.__struct_fields__}
         return msgspec.structs.replace(struct, **{_FIELD: None}, **known)
 
@@ -103,12 +105,15 @@ class Texts:
         Raises:
             OSError, asyncpg.PostgresError: the key database cannot be asked.
         """
-        subjects = {UUID(event.stream_id) for event in events if event.type in _TYPES}
+        subjects: dict[str, UUID] = {}
+        for event in events:
+            if event.type in _TYPES and event.stream not in subjects:
+                subjects[event.stream] = UUID(event.stream_id)
         if subjects:
-            await self.expect(subjects)
-        return [await self._open_event(event) if event.type in _WATCHED else event for event in events]
+            await self.expect(set(subjects.values()))
+        return [await self._open_event(event, subjects) if event.type in _WATCHED else event for event in events]
 
-    async def _open_event(self, event: RecordedEvent) -> RecordedEvent:
+    async def _open_event(self, event: RecordedEvent, subjects: Mapping[str, UUID]) -> RecordedEvent:
         if event.type == _ERASED:
             # Whatever follows in the log was sealed by somebody who had not heard of it yet: never opened here, as
             # it is not by a rebuild that comes when the key is gone.
@@ -117,7 +122,7 @@ class Texts:
             return event
         try:
             payload: Any = event.payload
-            subject = UUID(event.stream_id)
+            subject = subjects[event.stream]
             if hasattr(payload, _FIELD):
                 if getattr(payload, _FIELD) is None:
                     return event
