@@ -10,11 +10,12 @@ from pathlib import Path
 
 import of_identity
 import of_notifier
+import of_search
 from guard import Guard
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[2]
-GUARDS = (*of_identity.GUARDS, *of_notifier.GUARDS)
+GUARDS = (*of_identity.GUARDS, *of_notifier.GUARDS, *of_search.GUARDS)
 
 
 def noticed(guard: Guard) -> bool | None:
