@@ -21,6 +21,7 @@ class Customer(NamedTuple):
     savings: str
     """Account ids."""
     wallet: str
+    refresh_token: str
 
     @property
     def headers(self) -> dict[str, str]:
@@ -101,7 +102,12 @@ async def make_customer(
             accounts = {account["kind"]: account["id"] for account in listed.body["items"]}
             await asyncio.sleep(0.05)
     return Customer(
-        registered.body["user_id"], email, login.body["access_token"], accounts["savings"], accounts["trading_wallet"]
+        registered.body["user_id"],
+        email,
+        login.body["access_token"],
+        accounts["savings"],
+        accounts["trading_wallet"],
+        login.body["refresh_token"],
     )
 
 
@@ -110,6 +116,13 @@ async def log_in_again(stack: "Stack", http: aiohttp.ClientSession, customer: Cu
     credentials = {"email": customer.email, "password": PASSWORD, "platform": "bfc"}
     login = await call(http, "POST", f"{stack.origin}/api/auth/login", json=credentials)
     return customer._replace(access_token=login.body["access_token"])
+
+
+async def refresh(stack: "Stack", http: aiohttp.ClientSession, customer: Customer) -> Customer:
+    """The same session with the next tokens: a login of many customers would meet its limit."""
+    body = {"refresh_token": customer.refresh_token}
+    answer = await call(http, "POST", f"{stack.origin}/api/auth/refresh", json=body)
+    return customer._replace(access_token=answer.body["access_token"], refresh_token=answer.body["refresh_token"])
 
 
 async def transfer(
