@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import of_gateway
 import of_identity
 import of_notifier
 import of_search
@@ -15,7 +16,7 @@ from guard import Guard
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[2]
-GUARDS = (*of_identity.GUARDS, *of_notifier.GUARDS, *of_search.GUARDS)
+GUARDS = (*of_gateway.GUARDS, *of_identity.GUARDS, *of_notifier.GUARDS, *of_search.GUARDS)
 
 
 def noticed(guard: Guard) -> bool | None:
