@@ -406,12 +406,12 @@ class TestReplay:
             )
         tell, told = operations.Progress.at, 0
 
-        async def crash(self: operations.Progress, position: int, up_to: int) -> None:
+        async def crash(self: operations.Progress, position: int, up_to: int, **when: bool) -> None:
             nonlocal told
             told += 1
             if told == 2:
                 raise ConnectionResetError
-            await tell(self, position, up_to)
+            await tell(self, position, up_to, **when)
 
         monkeypatch.setattr(operations.Progress, "at", crash)
         request = operations.ReplayRequest(projections=["totals"], anyway=True)
