@@ -84,8 +84,8 @@ class Listener:
                 await self._follow()
             except (OSError, TimeoutError, aiohttp.ClientError):
                 # The gateway is away. All others come back too: in turns.
-                self._pause_s = min(_PAUSE_S_MAX, 0.2 + 2 * self._pause_s)
-            await asyncio.sleep(self._pause_s * random.uniform(0.5, 1))
+                self._pause_s = min(_PAUSE_S_MAX, 0.2 + 2 * self._pause_s) * random.uniform(0.5, 1)
+            await asyncio.sleep(self._pause_s)
 
     async def renew(self) -> None:
         """Goes on with the session's newest token, without a new connection."""
@@ -118,6 +118,6 @@ class Listener:
                 self.connections += 1
                 self._pause_s = 0.0
             case "bye":
-                self._pause_s = (frame.reconnect_in_ms or 0) / 1000
+                self._pause_s = 1.0 if frame.reconnect_in_ms is None else frame.reconnect_in_ms / 1000
             case "error" | "resync":
                 raise AssertionError(frame)

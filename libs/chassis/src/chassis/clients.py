@@ -30,6 +30,8 @@ RECONNECTS_PER_S = 500
 """How fast clients are told to come back after a restart: no faster than one process accepts them."""
 RESTART_MS = 500
 """No client comes back sooner: by then another process listens."""
+TRY_AGAIN_MS = (2_000, 10_000)
+"""When a client may come back that could not be served: thousands at once would keep us from what they wait for."""
 
 
 class Wire(Protocol):
@@ -259,6 +261,11 @@ class Clients:
 
     def _everyone(self) -> list[Client]:
         return [client for mates in self._by_user.values() for client in mates]
+
+
+def try_again_ms() -> int:
+    """When a client may try again that could not be served now."""
+    return random.randint(*TRY_AGAIN_MS)  # noqa: S311 - jitter
 
 
 def reconnect_turn_ms(turn: int) -> int:

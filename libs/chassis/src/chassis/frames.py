@@ -117,7 +117,7 @@ def refreshed(expires_at: datetime) -> bytes:
 
 
 def bye(code: int, reason: str, reconnect_in_ms: int | None = None) -> bytes:
-    """The last frame before the close with the same code; at a restart with the client's turn to come back."""
+    """The last frame before the close with the same code; with the time to come back in, where there is one."""
     slot = {} if reconnect_in_ms is None else {"reconnect_in_ms": reconnect_in_ms}
     return _frame("bye", code=code, reason=reason, **slot)
 

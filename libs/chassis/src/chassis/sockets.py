@@ -16,7 +16,7 @@ from litestar.connection import ASGIConnection
 
 from chassis import frames
 from chassis.authentication import BEARER_SUBPROTOCOL, check_origin, socket_token
-from chassis.clients import FRAMES_MAX, Client, Clients
+from chassis.clients import FRAMES_MAX, Client, Clients, try_again_ms
 from chassis.frames import FRAME_BYTES_MAX, CloseCode
 from chassis.problems import Problem, unavailable
 from chassis.request import AnyConnection
@@ -247,7 +247,7 @@ class Connection:
             if not is_outage(error):
                 raise
             log.warning("websocket_outage", error=repr(error))
-            self._client.close(CloseCode.TRY_AGAIN_LATER, "unavailable")
+            self._client.close(CloseCode.TRY_AGAIN_LATER, "unavailable", try_again_ms())
 
     async def _obey(self, text: str) -> None:
         client = self._client

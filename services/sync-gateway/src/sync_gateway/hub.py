@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 from chassis import frames
-from chassis.clients import Client, Clients
+from chassis.clients import Client, Clients, try_again_ms
 from chassis.cursors import CursorCodec
 from chassis.frames import CloseCode
 from chassis.topics import Topics
@@ -150,7 +150,7 @@ class Hub:
         if upto <= after:
             return None
         if not await self._read_model.wait_for(upto, CATCH_UP_S_MAX):
-            client.close(CloseCode.TRY_AGAIN_LATER, "not_caught_up")
+            client.close(CloseCode.TRY_AGAIN_LATER, "not_caught_up", try_again_ms())
             return None
         types = [event_type for event_type in PUBLIC_TYPES if event_type in wanted]
         while client.closing is None:
