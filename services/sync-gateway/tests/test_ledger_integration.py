@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 Pool = asyncpg.Pool
-BOX = SecretBox(base64.b64encode(b"k" * 32).decode())
+BOX = SecretBox(b"k" * 32)
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 
 
