@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def config(tools: Tools, directory: Path = ROOT) -> dict[str, Any]:
 
 def loose(project: dict[str, Any]) -> list[str]:
     """Containers with more rights than they need, and ports that more than this machine can reach."""
-    findings = []
+    findings = _taken_over(project)
     for name, service in project["services"].items():
         if not service.get("read_only"):
             findings.append(f"{name}: its root file system can be written to")
@@ -54,3 +55,19 @@ def loose(project: dict[str, Any]) -> list[str]:
             if any(word in variable for word in ("PASSWORD", "SECRET", "_KEY")) and not variable.endswith("_FILE"):
                 findings.append(f"{name}: {variable}={value} is a secret in the file")
     return findings
+
+
+def _taken_over(project: dict[str, Any]) -> list[str]:
+    """Volumes that more than one path of an image may give its owner and its files to.
+
+    Docker does that whenever a container is created and the volume is still empty; compose creates all containers
+    before the first one writes. So only the path of whoever writes may: the others are mounted with `nocopy`.
+    """
+    paths: dict[str, set[str]] = defaultdict(set)
+    for service in project["services"].values():
+        for mount in service.get("volumes", []):
+            if mount["type"] == "volume" and not (mount.get("volume") or {}).get("nocopy"):
+                paths[mount["source"]].add(mount["target"])
+    return [
+        f"volume {name}: taken from {' and '.join(sorted(found))}" for name, found in paths.items() if len(found) > 1
+    ]

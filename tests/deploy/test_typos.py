@@ -164,6 +164,7 @@ def test_a_typo_in_compose_is_found(tools: Tools, tmp_path: Path, right: str, wr
         ('user: "10101:10101"', 'user: "0:0"'),
         ("POSTGRES_PASSWORD_FILE: /run/sangam/password", "POSTGRES_PASSWORD: postgres"),
         ("file: deploy/docker/rabbitmq.conf", "content: x = y"),
+        ('"settings-wealth:/run/sangam:ro,nocopy"', '"settings-wealth:/run/sangam:ro"'),
     ],
 )
 def test_a_careless_line_in_compose_is_found(tools: Tools, tmp_path: Path, right: str, wrong: str) -> None:
