@@ -31,5 +31,5 @@ async def test_every_item_is_stored_posted_and_told_exactly_once(make_stack: "Ca
     assert outcome.delivered == outcome.webhooks == ITEMS, outcome
     assert outcome.attempts > outcome.webhooks, "the webhooks saw no fault"
     assert outcome.success_rate == 100
-    assert outcome.connections >= SOCKETS * 3, "the sockets saw no fault"
+    assert outcome.connections > SOCKETS, "the sockets saw no fault"
     await nothing_parked(stack.cell)

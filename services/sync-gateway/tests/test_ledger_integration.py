@@ -98,7 +98,8 @@ async def test_nothing_is_sent_again_for_a_webhook_that_is_gone(database: Pool) 
         )
         await asyncio.sleep(0.2)
         await deleting.commit()
-    assert await asked == (None, 0)
+    resent, replayed = await asked
+    assert (resent, replayed) == (None, 0)
 
 
 class Faulty:
