@@ -22,7 +22,6 @@ SignUp = Callable[["Client"], Awaitable["Person"]]
 _TOKENS = "libs/chassis/tests/test_tokens.py"
 _REVOCATIONS = "libs/chassis/tests/test_revocations.py"
 _EVERYWHERE = "tests/integration/test_sign_out_everywhere.py"
-_KILLED = "tests/integration/test_killed_identity.py"
 _SEALING = "libs/events/tests/test_sealing.py"
 _SESSIONS = "services/identity/tests/test_sessions_api.py"
 _RACES = "services/identity/tests/test_races.py"
@@ -95,8 +94,9 @@ ATTACKS: dict[str, list[tuple[str, str]]] = {
         (_LINKING, "test_of_parallel_claims_to_one_customer_one_user_wins"),
     ],
     "Accounts: step-up for another amount": [(_ACCOUNT, "test_step_up_is_bound_to_amount_and_payee")],
-    "Accounts: an erasure that a crash cuts short": [
-        (_KILLED, "test_an_erasure_ends_whoever_is_killed_in_the_middle_of_it")
+    "Accounts: an erasure or a password change that a crash cuts short": [
+        (_ACCOUNT, "test_an_erasure_that_was_cut_short_is_finished_from_the_log"),
+        (_ACCOUNT, "test_a_password_changes_together_with_the_end_of_the_sessions"),
     ],
     "Keys: another service's own key": [(_SEALING, "test_a_services_own_key_is_its_own")],
     "API: another customer's session": [(_SESSIONS, "test_sessions_are_listed_with_their_devices_and_end_one_by_one")],
