@@ -188,7 +188,7 @@ async def test_an_erasure_ends_whoever_is_killed_in_the_middle_of_it(make_stack:
         await vault.close()
         # Who was not erased is all there.
         await stays.until_found(stack, http)
-        await sangam(stack, "verify")
+        await sangam(stack, "events", "verify")
         await read_models_equal_a_rebuild(stack, head)
         for traces in goes:
             assert await traces.left(stack) == {}, "a rebuild brings nothing back"
