@@ -210,6 +210,14 @@ class Replica:
             self._use(index)  # not quite fresh is better than slow
             await self._build("other_read_model", origin)
             return
+        if index is not self._index:
+            try:
+                # PostgreSQL answers until then, which knows everything.
+                await self._take_in_beside(index)
+            except BaseException:
+                with contextlib.suppress(IndexDamaged):
+                    await self._write(index.close)
+                raise
         self._use(index)
 
     async def _keep_up(self) -> None:
