@@ -91,6 +91,25 @@ async def test_an_append_reaches_the_read_model(bench: Bench) -> None:
         await bench.equals_rebuild()
 
 
+async def test_events_share_a_transaction_unless_somebody_waits(bench: Bench) -> None:
+    consumer = bench.consumer()
+    consumer._pace_s = 0.5
+    transactions = "SELECT count(DISTINCT xmin::text) FROM seen"
+    async with running_relay(bench.cell), running_consumer(consumer):
+        await bench.append(1)
+        await bench.sees(1)
+        for _ in range(30):
+            await append_one(bench.store, bench.stream)
+            await asyncio.sleep(0.01)
+        await bench.sees(31)
+        assert await bench.database.fetchval(transactions) <= 1 + 4
+        for _ in range(5):
+            event_id = await append_one(bench.store, bench.stream)
+            while (position := await bench.store.position_of(event_id)) is None:
+                await asyncio.sleep(0.002)
+            assert await consumer.wait_for(position, 0.4), "not for as long as it takes until the next transaction"
+
+
 async def test_effects_and_position_are_one_transaction(bench: Bench) -> None:
     """Told from the rows themselves: a crash between two transactions is too short a moment to be met by chance."""
     async with running_relay(bench.cell), running_consumer(bench.consumer()):
@@ -116,6 +135,16 @@ async def test_a_deleted_queue_and_lost_messages_heal(bench: Bench) -> None:
         async def listens() -> bool:
             return not consumer._feed._silent()
 
+        async def unbound() -> bool:
+            """Not before it has been declared again."""
+            try:
+                async with admin.channel() as own:
+                    queue = await own.declare_queue("ledger_transfer.projections", passive=True)
+                    await queue.unbind(wire.LOG_EXCHANGE)
+            except aio_pika.exceptions.ChannelNotFoundEntity:
+                return False
+            return True
+
         await bench.append(10)
         await bench.sees(10)
         await eventually(listens)  # else there is no queue yet
@@ -123,8 +152,7 @@ async def test_a_deleted_queue_and_lost_messages_heal(bench: Bench) -> None:
         await bench.append(10)
         await bench.sees(20)
         # Unbound under a healthy connection: silence, and then the log.
-        queue = await channel.declare_queue("ledger_transfer.projections", passive=True)
-        await queue.unbind(wire.LOG_EXCHANGE)
+        await eventually(unbound)
         await bench.append(10)
         await bench.sees(30)
         await eventually(listens)  # it is bound again

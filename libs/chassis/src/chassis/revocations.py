@@ -35,13 +35,8 @@ class Progress(Protocol):
     def position(self) -> int: ...
 
     @property
-    def head(self) -> int:
-        """The log's end, as far as the relay has told."""
-        ...
-
-    @property
-    def heard_at_s(self) -> float:
-        """When the relay was last heard, on the monotonic clock; 0 before the first time."""
+    def current_at_s(self) -> float:
+        """A moment, on the monotonic clock, up to which everything that the relay told of is known; 0: none yet."""
         ...
 
 
@@ -54,8 +49,6 @@ class Revocations:
         """By session, when it may be forgotten (monotonic)."""
         self._watchers: list[Watcher] = []
         self._progress: Progress | None = None
-        self._current_at_s = 0.0
-        """When everything that the relay had told of was known here, the last time we looked."""
 
     def __contains__(self, session_id: UUID) -> bool:
         return session_id in self._ended
@@ -100,9 +93,8 @@ class Revocations:
         """Whether a session that ended `STALE_S` ago is surely known here to have ended."""
         if self._progress is None:
             return False
-        if self._progress.position >= self._progress.head:
-            self._current_at_s = self._progress.heard_at_s
-        return self._current_at_s > 0 and self._clock() - self._current_at_s <= STALE_S
+        current_at_s = self._progress.current_at_s
+        return current_at_s > 0 and self._clock() - current_at_s <= STALE_S
 
 
 def revoked_in(events: Iterable[RecordedEvent]) -> list[UUID]:

@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 import uvloop
 from events import pg
-from events.consumer import Consumer, Handler
+from events.consumer import PACE_S, Consumer, Handler
 from events.contracts import contract_of
 from events.contracts.identity import SigningKeyRetired
 from events.envelope import RecordedEvent
@@ -122,10 +122,11 @@ class Runtime(Generic[S]):
         """The service's read models, and those of keys and sessions that all have, as its consumer "projections"."""
         return self.consume("projections", Projections([*access_models(), *projections]))
 
-    def consume(self, name: str, handler: Handler) -> Consumer:
+    def consume(self, name: str, handler: Handler, *, pace_s: float = PACE_S) -> Consumer:
         """A consumer of the whole log on the queue `<service>.<name>`: one transaction per batch.
 
-        Its tables are created and it is started before the service is ready.
+        Its tables are created and it is started before the service is ready. `pace_s` is the least time between two
+        of its transactions.
         """
         assert name not in self._consumers, f"two consumers named {name}"
         consumer = Consumer(
@@ -134,6 +135,7 @@ class Runtime(Generic[S]):
             database=self.database,
             store=self.store,
             amqp_url=self.settings.amqp_url,
+            pace_s=pace_s,
         )
         self._consumers[name] = consumer
         self._handlers.append(handler)

@@ -34,6 +34,10 @@ _FIRST_PAUSE_S = 0.1
 _LOOK_AFTER_PARKED_S = 1.0
 _RETRIED_AT_ONCE = 500
 _DECODED_AT_ONCE = 256
+PACE_S = 0.02
+"""Between two transactions of a consumer. What comes meanwhile shares the second one: a transaction costs the same for
+one event as for fifty. Whoever is waited for (`wait_for`) does not wait; after a pause longer than this nobody does."""
+
 _SAVE_AFTER_S = 0.25
 """How long a position that only other handlers' events have moved may stay unsaved."""
 
@@ -68,6 +72,7 @@ class Consumer:
         database: the service's own database, where effects and position live.
         attempts: how often an event is tried that fails for a reason of its own, before it is parked.
         reclaim_s: see `succession.RECLAIM_S`.
+        pace_s: the least time between two transactions; 0 for what others wait for.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class Consumer:
         amqp_url: str,
         attempts: int = _ATTEMPTS_BEFORE_PARKING,
         reclaim_s: float = RECLAIM_S,
+        pace_s: float = PACE_S,
     ) -> None:
         self.name = name
         self.position = 0
@@ -107,6 +113,12 @@ class Consumer:
         metrics.consumer_lag_seconds.labels(name).set_function(lambda: self.lag_seconds)
         self._advanced = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._pace_s = pace_s
+        self._waited_for = 0
+        """How many wait for a position."""
+        self._hurry = asyncio.Event()
+        """Set when somebody begins to wait."""
+        self._fetched_at_s = 0.0
         self._following: tuple[int, asyncio.Future[Chunk]] | None = None
         """What comes after a position: on its way, or here and not applied yet."""
 
@@ -196,6 +208,16 @@ class Consumer:
 
         Works on a standby replica too: there the position moves in the database only.
         """
+        if self.position >= position:
+            return True
+        self._waited_for += 1
+        self._hurry.set()
+        try:
+            return await self._reach(position, timeout_s)
+        finally:
+            self._waited_for -= 1
+
+    async def _reach(self, position: int, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while self.position < position:
             remaining_s = deadline - time.monotonic()
@@ -285,6 +307,7 @@ class Consumer:
 
     async def _fetch(self, position: int) -> Chunk:
         """The next chunk with its payloads decoded, while the database works on the one before."""
+        await self._keep_pace()
         chunk = await self._feed.next(position)
         for number, event in enumerate(chunk.events, 1):
             if event.type in self._handler.types:
@@ -292,7 +315,17 @@ class Consumer:
                     event.payload  # noqa: B018
             if number % _DECODED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        self._fetched_at_s = time.monotonic()
         return chunk
+
+    async def _keep_pace(self) -> None:
+        """Lets events gather for a while after the last chunk, unless somebody waits for them."""
+        pause_s = self._fetched_at_s + self._pace_s - time.monotonic()
+        if pause_s > 0 and not self._waited_for:
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._hurry.wait()
 
     async def _forget_following(self) -> None:
         """What it may already have taken out of the queue is a gap then, and comes from the log."""

@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 MAX_EVENTS = 2_000
 _PREFETCH_BATCHES = 100
+_WITHOUT_A_BREAK = 256
+"""Events decoded in one go. Not each batch has its turn: on a busy loop turns are long, and batches may be small."""
 _SILENCE_S = 3.0
 """The relay speaks every second. After this long without a word, look into the log itself."""
 
@@ -64,6 +66,8 @@ class Chunk(NamedTuple):
     events: list[RecordedEvent]
     delivery_tag: int | None
     channel: aiormq.abc.AbstractChannel | None
+    heard_at_s: float
+    """When that delivery came, on the monotonic clock; 0 from the log."""
 
 
 class _Delivery(NamedTuple):
@@ -71,6 +75,7 @@ class _Delivery(NamedTuple):
     body: bytes
     tag: int
     channel: aiormq.abc.AbstractChannel
+    heard_at_s: float
     requeued: int
     """How often an operator sent it back from the dead letters."""
 
@@ -203,7 +208,7 @@ class LogFeed:
         self.head = max(self.head, headers.last)
         if not headers.is_heartbeat:
             self._fed_at_s = self.heard_at_s
-        self._inbox.append(_Delivery(headers, message.body, message.delivery_tag, channel, requeued))
+        self._inbox.append(_Delivery(headers, message.body, message.delivery_tag, channel, self.heard_at_s, requeued))
         self._arrived.set()
 
     async def _bury(
@@ -239,7 +244,7 @@ class LogFeed:
                     # The broker or the relay is down, or this is the standby of a queue that another replica
                     # processes: then that one moves the position, and there is nothing to do here.
                     if self._moved_beyond is not None and await self._moved_beyond(position):
-                        return Chunk([], None, None)
+                        return Chunk([], None, None, 0.0)
                     self._must_look = True
 
     async def settle(self, chunk: Chunk) -> None:
@@ -257,6 +262,7 @@ class LogFeed:
     async def _from_inbox(self, position: int) -> Chunk | None:
         events: list[RecordedEvent] = []
         last: _Delivery | None = None
+        yielded_at = 0
         while self._inbox:
             delivery = self._inbox[0]
             headers = delivery.headers
@@ -288,23 +294,23 @@ class LogFeed:
             else:
                 self._inbox.popleft()
                 try:
-                    batch = wire.decode_batch(delivery.body, headers)
+                    batch = await self._store.batches.events(delivery.body, headers)
                 except wire.MalformedBatch as error:
                     await self._bury(delivery.body, delivery.tag, delivery.channel, str(error), delivery.requeued)
                     continue
+                except BaseException:
+                    self._must_look = True  # the inbox has given it up: next time it comes from the log
+                    raise
                 events += batch[next_position - headers.first :]
                 last = delivery
-                # Batch by batch: whoever waits for the database meanwhile gets its answer in between.
-                await asyncio.sleep(0)
+                if len(events) - yielded_at >= _WITHOUT_A_BREAK:
+                    # Whoever waits for the database meanwhile gets its answer in between.
+                    yielded_at = len(events)
+                    await asyncio.sleep(0)
         if not events:
             return None
         assert last is not None
-        try:
-            events = await self._store.opened(events)
-        except BaseException:
-            self._must_look = True  # the inbox has given them up: next time they come from the log
-            raise
-        return Chunk(events, last.tag, last.channel)
+        return Chunk(events, last.tag, last.channel, last.heard_at_s)
 
     async def _heal(self, position: int, up_to: int) -> Chunk | None:
         """What the queue does not have, from the log; None if the log does not have it either."""
@@ -312,7 +318,7 @@ class LogFeed:
         if not events:
             return None
         metrics.healed.labels(self._label).inc(len(events))
-        return Chunk(events, None, None)
+        return Chunk(events, None, None, 0.0)
 
     async def _from_log(self, position: int) -> Chunk | None:
         head = await self._store.head()

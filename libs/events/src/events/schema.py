@@ -14,6 +14,7 @@ _SERVICE_FUNCTIONS = (
     "read_stream",
     "find_event",
     "position_of",
+    "positions_of",
     "head",
     "save_snapshot",
     "read_snapshot",

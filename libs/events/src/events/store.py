@@ -9,6 +9,7 @@ import msgspec
 from opentelemetry import trace
 
 from events import pg
+from events.batches import Batches
 from events.coalescer import Coalescer, Request, StreamAppend, encode_request
 from events.envelope import Metadata, RecordedEvent, decode_metadata, with_traceparent
 from events.wire import decode_events
@@ -114,6 +115,8 @@ class EventStore:
         self._pool = pool
         self._coalescer = coalescer
         self._opener: Opener | None = None
+        self.batches = Batches(self.opened)
+        """What comes from the broker, decoded once for all consumers that share this store."""
 
     def opens_with(self, opener: "Opener") -> None:
         """From here on what is read from the log has its sealed texts opened (`events.texts`). What is read from a
@@ -295,6 +298,11 @@ class EventStore:
         """The event's position; None while it has none yet, or does not exist."""
         position: int | None = await self._pool.fetchval("SELECT store.position_of($1)", event_id)
         return position
+
+    async def positions_of(self, event_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """The positions of those events that have one."""
+        rows = await self._pool.fetch("SELECT event_id, position FROM store.positions_of($1)", event_ids)
+        return {_uuid(row["event_id"]): row["position"] for row in rows}
 
     async def head(self) -> Head:
         """The log's end and epoch."""

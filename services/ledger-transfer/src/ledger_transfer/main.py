@@ -19,7 +19,7 @@ from ledger_transfer.vigil import Vigil
 async def wire(runtime: Runtime[LedgerSettings]) -> Litestar:
     ledger = Ledger(runtime.store, Texts(runtime.subject_keys))
     runtime.project(PROJECTIONS)
-    runtime.consume("reactions", Reactions(ledger))
+    runtime.consume("reactions", Reactions(ledger), pace_s=0.005)
     cursors = CursorCodec(runtime.settings.cursor_secret)
     vigil = Vigil(ledger, runtime.database)
     runtime.spawn(vigil.expire_for_ever(), "ledger.expiry")

@@ -208,12 +208,10 @@ class Grouping:
                 link = customer.links.get(event.payload.platform)
                 if link is not None and event.recorded_at - link.recorded_at < _LINK_SETTLES_IN:
                     candidates.append((event.event_id, event.metadata.causation_id, link.position))
-        positions = await asyncio.gather(*(self._store.position_of(cause) for _, cause, _ in candidates))
-        return {
-            event_id
-            for (event_id, _, linked), position in zip(candidates, positions, strict=True)
-            if position is not None and position < linked
-        }
+        if not candidates:
+            return set()
+        positions = await self._store.positions_of(list({cause for _, cause, _ in candidates}))
+        return {event_id for event_id, cause, linked in candidates if positions.get(cause, linked) < linked}
 
     async def _note(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         """Remembers accounts' names, links and preferences; forgets who was erased."""

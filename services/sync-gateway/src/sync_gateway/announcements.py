@@ -4,7 +4,8 @@ Announcements are deliveries like those of webhooks, to an endpoint that the set
 in when it is sent, as they are by then: nothing personal is kept here, and a late announcement is not an old one.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -86,78 +87,70 @@ class Announcements:
 
     async def of(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> list[NewDelivery]:
         """The announcements of these events; also follows links and accounts."""
+        events = [event for event in events if event.type in self.types]
+        if not events:
+            return []
+        await _keep_accounts(db, events)
+        accounts = await _accounts_of(db, events)
+        links = await _links_of(db, events)
         due: list[NewDelivery] = []
         for event in events:
-            if event.type == LINK_CONFIRMED and isinstance(event.payload, identity.LinkConfirmed):
-                await db.execute(
-                    "INSERT INTO announce_link (platform, customer_id, user_id) VALUES ($1, $2, $3)"
-                    " ON CONFLICT (platform, customer_id) DO UPDATE SET user_id = excluded.user_id",
-                    event.payload.platform,
-                    event.payload.platform_customer_id,
-                    event.subject,
-                )
-                due += await self._profile(db, event, only=event.payload.platform)
-            elif event.type == LINK_REMOVED:
-                gone: Any = event.payload
-                await db.execute(
-                    "DELETE FROM announce_link WHERE platform = $1 AND customer_id = $2",
-                    gone.platform,
-                    gone.platform_customer_id,
-                )
-            elif event.type == ACCOUNT_OPENED and isinstance(event.payload, ledger.AccountOpened):
-                await db.execute(
-                    "INSERT INTO announce_account VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-                    event.payload.account_id,
-                    event.subject,
-                    event.payload.platform,
-                    event.payload.platform_account_id,
-                )
-            elif event.type == PROFILE_CHANGED:
-                due += await self._profile(db, event)
-            elif event.type == TRANSFER_COMPLETED and isinstance(event.payload, ledger.TransferCompleted):
-                due += await self._transfer(db, event, event.payload)
+            theirs = links[event.subject]
+            match event.payload:
+                case identity.LinkConfirmed(platform=platform, platform_customer_id=customer_id):
+                    await db.execute(
+                        "INSERT INTO announce_link (platform, customer_id, user_id) VALUES ($1, $2, $3)"
+                        " ON CONFLICT (platform, customer_id) DO UPDATE SET user_id = excluded.user_id",
+                        platform,
+                        customer_id,
+                        event.subject,
+                    )
+                    theirs[platform, customer_id] = None
+                    due += self._profile(event, (each for each in theirs if each[0] == platform))
+                case identity.LinkRemoved(platform=platform, platform_customer_id=customer_id):
+                    await db.execute(
+                        "DELETE FROM announce_link WHERE platform = $1 AND customer_id = $2", platform, customer_id
+                    )
+                    theirs.pop((platform, customer_id), None)
+                case customer.ProfileChanged():
+                    due += self._profile(event, theirs)
+                case ledger.TransferCompleted() as transfer:
+                    due += self._transfer(event, transfer, theirs, accounts)
         return due
 
     async def erase(self, db: asyncpg.Connection, user_id: UUID | None) -> None:
         await db.execute("DELETE FROM announce_link WHERE user_id = $1", user_id)
         await db.execute("DELETE FROM announce_account WHERE user_id = $1", user_id)
 
-    async def _profile(
-        self, db: asyncpg.Connection, event: RecordedEvent, only: str | None = None
-    ) -> list[NewDelivery]:
+    def _profile(self, event: RecordedEvent, customers: Iterable[tuple[str, str]]) -> list[NewDelivery]:
         return [
             self._delivery(
-                event,
-                platform,
-                PROFILE_ANNOUNCED,
-                {"customer_id": customer_id, "user_id": str(event.subject)},
+                event, platform, PROFILE_ANNOUNCED, {"customer_id": customer_id, "user_id": str(event.subject)}
             )
-            for platform, customer_id in await self._linked(db, event.subject)
-            if only in (None, platform)
+            for platform, customer_id in customers
+            if platform in self._targets
         ]
 
-    async def _transfer(
-        self, db: asyncpg.Connection, event: RecordedEvent, payload: ledger.TransferCompleted
+    def _transfer(
+        self,
+        event: RecordedEvent,
+        transfer: ledger.TransferCompleted,
+        customers: Iterable[tuple[str, str]],
+        accounts: Mapping[str, tuple[str, str]],
     ) -> list[NewDelivery]:
-        legs = payload.legs
-        rows = await db.fetch(
-            "SELECT account_id, platform, platform_account_id FROM announce_account WHERE account_id::text = ANY ($1)",
-            [str(leg.account_id) for leg in legs],
-        )
-        accounts = {str(row["account_id"]): (row["platform"], row["platform_account_id"]) for row in rows}
         due = []
-        for platform, customer_id in await self._linked(db, event.subject):
+        for platform, customer_id in customers:
             theirs = [
                 {
-                    "account_id": accounts[str(leg.account_id)][1],
+                    "account_id": accounts[leg.account_id][1],
                     "direction": "credit" if leg.amount_minor > 0 else "debit",
                     "amount_minor": abs(leg.amount_minor),
                     "currency": leg.currency,
                 }
-                for leg in legs
-                if accounts.get(str(leg.account_id), ("", ""))[0] == platform
+                for leg in transfer.legs
+                if accounts.get(leg.account_id, ("", ""))[0] == platform
             ]
-            if not theirs:
+            if not theirs or platform not in self._targets:
                 continue
             due.append(
                 self._delivery(
@@ -166,7 +159,7 @@ class Announcements:
                     event.type.removeprefix("ledger."),
                     {
                         "customer_id": customer_id,
-                        "data": {"transfer_id": str(payload.transfer_id), "legs": theirs},
+                        "data": {"transfer_id": str(transfer.transfer_id), "legs": theirs},
                         "occurred_at": event.recorded_at,
                     },
                 )
@@ -189,6 +182,48 @@ class Announcements:
             recorded_at=event.recorded_at,
         )
 
-    async def _linked(self, db: asyncpg.Connection, user_id: UUID | None) -> list[tuple[str, str]]:
-        rows = await db.fetch("SELECT platform, customer_id FROM announce_link WHERE user_id = $1", user_id)
-        return [(row["platform"], row["customer_id"]) for row in rows if row["platform"] in self._targets]
+
+async def _keep_accounts(db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
+    opened = [
+        (event.payload.account_id, event.subject, event.payload.platform, event.payload.platform_account_id)
+        for event in events
+        if isinstance(event.payload, ledger.AccountOpened)
+    ]
+    if opened:
+        await db.execute(
+            "INSERT INTO announce_account SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])"
+            " ON CONFLICT DO NOTHING",
+            *zip(*opened, strict=True),
+        )
+
+
+async def _accounts_of(db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> dict[str, tuple[str, str]]:
+    """The platform, and its name for the account, of every account these transfers touch; one query for all of them."""
+    touched = {
+        account_id
+        for event in events
+        if isinstance(event.payload, ledger.TransferCompleted)
+        for account_id in (event.payload.from_account_id, event.payload.to_account_id)
+    }
+    if not touched:
+        return {}
+    rows = await db.fetch(
+        "SELECT account_id, platform, platform_account_id FROM announce_account WHERE account_id = ANY ($1)",
+        list(touched),
+    )
+    return {str(row["account_id"]): (row["platform"], row["platform_account_id"]) for row in rows}
+
+
+async def _links_of(
+    db: asyncpg.Connection, events: Sequence[RecordedEvent]
+) -> defaultdict[UUID | None, dict[tuple[str, str], None]]:
+    """By user, in a fixed order: the platform customers they are linked with before these events."""
+    rows = await db.fetch(
+        "SELECT user_id, platform, customer_id FROM announce_link WHERE user_id = ANY ($1)"
+        " ORDER BY platform, customer_id",
+        list({event.subject for event in events if event.subject is not None}),
+    )
+    links: defaultdict[UUID | None, dict[tuple[str, str], None]] = defaultdict(dict)
+    for row in rows:
+        links[UUID(int=row["user_id"].int)][row["platform"], row["customer_id"]] = None
+    return links

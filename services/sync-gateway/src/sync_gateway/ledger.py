@@ -169,20 +169,18 @@ class Ledger:
                     written.set_result(None)
 
     async def _write(self, results: Sequence[Result]) -> None:
-        """In one statement: a delivery and its attempt change together."""
+        """In one transaction: a delivery and its attempt change together.
+
+        Row by row: joined with a list of rows, the planner reads the whole table while it has no statistics of it.
+        """
         # A delivery that is gone (its webhook deleted, its customer erased) keeps no attempts.
-        await self._database.execute(
-            "WITH result AS (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::int[], $5::int[],"
-            "   $6::timestamptz[], $7::bool[], $8::timestamptz[], $9::int[], $10::real[], $11::text[])"
-            "   AS r(webhook_id, n, status, tries, attempts, next_attempt_at, attempted, at, code, latency_ms, error)),"
-            " known AS (UPDATE webhook_delivery d SET status = r.status, tries = r.tries, attempts = r.attempts,"
-            "   next_attempt_at = r.next_attempt_at,"
-            "   settled_at = CASE WHEN r.status IN ('delivered', 'exhausted') THEN now() END"
-            "  FROM result r WHERE d.webhook_id = r.webhook_id AND d.n = r.n RETURNING d.webhook_id, d.n)"
+        await self._database.executemany(
+            "WITH known AS (UPDATE webhook_delivery SET status = $3, tries = $4, attempts = $5, next_attempt_at = $6,"
+            "   settled_at = CASE WHEN $3 IN ('delivered', 'exhausted') THEN now() END"
+            "  WHERE webhook_id = $1 AND n = $2 RETURNING webhook_id, n)"
             " INSERT INTO webhook_attempt (webhook_id, n, attempt, at, response_code, latency_ms, error)"
-            " SELECT r.webhook_id, r.n, r.attempts, r.at, r.code, r.latency_ms, r.error"
-            " FROM result r JOIN known USING (webhook_id, n) WHERE r.attempted ON CONFLICT DO NOTHING",
-            *zip(*map(_row, results), strict=True),
+            " SELECT webhook_id, n, $5, $8, $9, $10, $11 FROM known WHERE $7::bool ON CONFLICT DO NOTHING",
+            [_row(result) for result in results],
         )
 
 

@@ -71,7 +71,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
 
     announcements = Announcements(_platform_targets(settings, box))
     read_model = runtime.project(PROJECTIONS)
-    runtime.consume("reactions", ProfileReactions(profiles))
+    runtime.consume("reactions", ProfileReactions(profiles), pace_s=0.005)
     runtime.consume("webhooks", DeliveryLedger(announcements))
 
     cursors = Cursors(codec)
