@@ -15,13 +15,6 @@ GUARDS = (
         (_TESTS + "engine.py::test_nothing_of_another_customer_is_in_any_answer",),
     ),
     Guard(
-        "search: words without their customer",
-        _SOURCE + "index_schema.py",
-        'return f"{user_id.hex}{SEPARATOR}{text}"',
-        "return text",
-        (_TESTS + "engine.py::test_nothing_of_another_customer_is_in_any_answer",),
-    ),
-    Guard(
         "search: what is new, of anybody",
         _SOURCE + "engine.py",
         "mine = view.fresh.get(user_id, {})\n        fresh =",
