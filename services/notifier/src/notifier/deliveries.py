@@ -135,24 +135,29 @@ class DeliveryLedger:
     async def apply(self, db: asyncpg.Connection, events: Sequence[RecordedEvent]) -> None:
         users = {UUID(e.stream_id) for e in events if isinstance(e.payload, NotificationRaised)}
         targets = await _targets(db, users)
+        due: list[tuple[Any, ...]] = []
         for event in events:
             match event.payload:
                 case NotificationRaised() as raised:
-                    await self._add(db, event, raised, targets)
+                    due += await self._of(db, event, raised, targets)
                 case identity.CodeIssued() as code:
-                    await _add_code(db, event, code)
+                    due.append(_code(event, code))
                 case identity.UserErased(user_id=user_id):
+                    await _insert(db, due)
+                    due = []
                     for table in ("delivery", "push_subscription", "webhook_target"):
                         await db.execute(f"DELETE FROM {table} WHERE user_id = $1", user_id)
+        await _insert(db, due)
         self.filled()
 
-    async def _add(
+    async def _of(
         self,
         db: asyncpg.Connection,
         event: RecordedEvent,
         raised: NotificationRaised,
         targets: dict[tuple[UUID, Channel], list[UUID]],
-    ) -> None:
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a notification's deliveries; what belongs into a digest is put there, and is none of them."""
         user = UUID(event.stream_id)
         wanted: list[tuple[OutsideChannel, UUID | None]] = []
         if "email" in raised.channels and mailed(raised.priority):
@@ -163,6 +168,7 @@ class DeliveryLedger:
             wanted += [("webhook", target) for target in targets.get((user, "webhook"), ())]
         if self._apprise and raised.priority == "critical":
             wanted.append(("apprise", None))
+        rows: list[tuple[Any, ...]] = []
         for channel, target in wanted:
             row = (user, channel, target, [raised.notification_id], None)
             expires_at = event.recorded_at + EXPIRES[channel]
@@ -172,25 +178,18 @@ class DeliveryLedger:
                 due = event.recorded_at + DIGEST_GATHERS
                 if await _gather(db, digest, raised.notification_id, *row, due, expires_at):
                     continue
-            await _insert(db, derived_id(raised.notification_id, channel, target), *row, event.recorded_at, expires_at)
+            delivery_id = derived_id(raised.notification_id, channel, target)
+            rows.append((delivery_id, *row, event.recorded_at, expires_at))
+        return rows
 
 
 def _nobody() -> None:
     pass
 
 
-async def _add_code(db: asyncpg.Connection, event: RecordedEvent, code: identity.CodeIssued) -> None:
-    await _insert(
-        db,
-        derived_id(code.code_id, "email"),
-        code.user_id,
-        "email",
-        None,
-        [],
-        event.data,
-        event.recorded_at,
-        code.expires_at,
-    )
+def _code(event: RecordedEvent, code: identity.CodeIssued) -> tuple[Any, ...]:
+    delivery_id = derived_id(code.code_id, "email")
+    return delivery_id, code.user_id, "email", None, [], event.data, event.recorded_at, code.expires_at
 
 
 _INSERT = (
@@ -199,8 +198,9 @@ _INSERT = (
 )
 
 
-async def _insert(db: asyncpg.Connection, *row: Any) -> None:
-    await db.execute(f"{_INSERT} NOTHING", *row)
+async def _insert(db: asyncpg.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    if rows:
+        await db.executemany(f"{_INSERT} NOTHING", rows)
 
 
 async def _gather(db: asyncpg.Connection, digest_id: UUID, notification_id: UUID, *row: Any) -> bool:
