@@ -40,15 +40,13 @@ GUARDS = (
     ),
     Guard("token: retired, the table behind", _TOKENS, "if kid not in self._retired}", "}", _CHASSIS_TESTS),
     Guard("money: while revocations are unknown", _ACCESS, "not revocations.fresh()", "False", _CHASSIS_TESTS),
-    Guard(
-        "money: the relay silent", _REVOCATIONS, "and self._clock() - self._current_at_s <= STALE_S", "", _CHASSIS_TESTS
-    ),
+    Guard("money: the relay silent", _REVOCATIONS, "and self._clock() - current_at_s <= STALE_S", "", _CHASSIS_TESTS),
     Guard(
         "money: announced, not arrived",
-        _REVOCATIONS,
-        "if self._progress.position >= self._progress.head:",
+        "libs/events/src/events/follower.py",
+        "if self.position >= self._feed.head:",
         "if True:",
-        _CHASSIS_TESTS,
+        ("libs/events/tests/test_follower.py",),
     ),
     Guard(
         "socket: token in the address",
