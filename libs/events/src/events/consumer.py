@@ -114,8 +114,8 @@ class Consumer:
         self._advanced = asyncio.Event()
         self._stopping = asyncio.Event()
         self._pace_s = pace_s
-        self._waited_for = 0
-        """How many wait for a position."""
+        self._awaited: list[int] = []
+        """The positions that somebody waits for."""
         self._hurry = asyncio.Event()
         """Set when somebody begins to wait."""
         self._fetched_at_s = 0.0
@@ -203,19 +203,21 @@ class Consumer:
         """Lets run() return after the transaction under way."""
         self._stopping.set()
 
-    async def wait_for(self, position: int, timeout_s: float) -> bool:
-        """Whether everything up to `position` is applied, waiting for it.
+    async def wait_for(self, position: int, timeout_s: float, *, hurry: bool = True) -> bool:
+        """Whether everything up to `position` is applied, waiting for it; in a hurry nothing gathers before it is.
 
         Works on a standby replica too: there the position moves in the database only.
         """
         if self.position >= position:
             return True
-        self._waited_for += 1
+        if not hurry:
+            return await self._reach(position, timeout_s)
+        self._awaited.append(position)
         self._hurry.set()
         try:
             return await self._reach(position, timeout_s)
         finally:
-            self._waited_for -= 1
+            self._awaited.remove(position)
 
     async def _reach(self, position: int, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -307,7 +309,7 @@ class Consumer:
 
     async def _fetch(self, position: int) -> Chunk:
         """The next chunk with its payloads decoded, while the database works on the one before."""
-        await self._keep_pace()
+        await self._keep_pace(position)
         chunk = await self._feed.next(position)
         for number, event in enumerate(chunk.events, 1):
             if event.type in self._handler.types:
@@ -318,10 +320,10 @@ class Consumer:
         self._fetched_at_s = time.monotonic()
         return chunk
 
-    async def _keep_pace(self) -> None:
-        """Lets events gather for a while after the last chunk, unless somebody waits for them."""
-        pause_s = self._fetched_at_s + self._pace_s - time.monotonic()
-        if pause_s > 0 and not self._waited_for:
+    async def _keep_pace(self, position: int) -> None:
+        """Lets events gather for a while after the last chunk, unless somebody waits for one after `position`."""
+        until_s = self._fetched_at_s + self._pace_s
+        while (pause_s := until_s - time.monotonic()) > 0 and max(self._awaited, default=0) <= position:
             self._hurry.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):

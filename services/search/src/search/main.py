@@ -24,7 +24,7 @@ async def wire(runtime: Runtime[SearchSettings]) -> Litestar:
         return (await runtime.store.head()).epoch
 
     async def caught_up(position: int) -> object:
-        return await consumer.wait_for(position, 1.0)
+        return await consumer.wait_for(position, 1.0, hurry=False)
 
     replica = Replica(runtime.database, Path(runtime.settings.index_directory), epoch=epoch, caught_up=caught_up)
 
