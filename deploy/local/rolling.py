@@ -49,16 +49,23 @@ class Person(NamedTuple):
 
 
 class Load:
-    """Requests at a steady rate, each sent once, counted by route and outcome."""
+    """Requests at a steady rate, each sent once, counted by route and outcome.
 
-    def __init__(self, http: aiohttp.ClientSession, origin: str, people: Sequence[Person], rate: float) -> None:
+    Args:
+        rate: requests a second.
+        seed: of what is sent, idempotency keys among it: another one for every load that the same people get.
+    """
+
+    def __init__(
+        self, http: aiohttp.ClientSession, origin: str, people: Sequence[Person], rate: float, *, seed: int = 4025
+    ) -> None:
         self._http, self._origin, self._people, self._rate = http, origin, people, rate
         self.sent = 0
         self.failed: Counter[str] = Counter()
         self.slowest_s = 0.0
         self.moved: Counter[str] = Counter()
         """Rupees that each customer's wallet has got, by the account's id."""
-        self._random = random.Random(4025)  # noqa: S311 - a load, no secret
+        self._random = random.Random(seed)  # noqa: S311 - a load, no secret
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:

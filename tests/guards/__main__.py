@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import of_backbone
 import of_gateway
 import of_identity
 import of_notifier
@@ -16,7 +17,7 @@ from guard import Guard
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[2]
-GUARDS = (*of_gateway.GUARDS, *of_identity.GUARDS, *of_notifier.GUARDS, *of_search.GUARDS)
+GUARDS = (*of_backbone.GUARDS, *of_gateway.GUARDS, *of_identity.GUARDS, *of_notifier.GUARDS, *of_search.GUARDS)
 
 
 def noticed(guard: Guard) -> bool | None:

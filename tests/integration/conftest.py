@@ -12,8 +12,9 @@ import pytest
 if TYPE_CHECKING:
     from stack import Stack
 
-# `customers` and `truth`, shared by the tests of this folder.
+# `customers` and `truth`, shared by the tests of this folder, and what is shared with others.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
 
 Told = subprocess.CompletedProcess[str]
 

@@ -3,7 +3,7 @@
 import base64
 
 import pytest
-from chassis.settings import Secret, ServiceSettings, SettingsError, check_keys, load
+from chassis.settings import SealingSettings, Secret, ServiceSettings, SettingsError, check_keys, load
 
 GOOD = {
     "DATABASE_URL": "postgresql://wealth:Zq8vT2@db.internal/wealth",
@@ -53,15 +53,39 @@ def test_weak_secret_does_not_start(secret: str) -> None:
         load(ServiceSettings, GOOD | {"CURSOR_SECRET": secret})
 
 
-@pytest.mark.parametrize("url", ["amqp://guest:guest@mq.internal/", "amqp://sangam:change%6De@10.0.0.7/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://guest:guest@mq.internal/",
+        "amqp://sangam:change%6De@10.0.0.7/",
+        "amqp://sangam:Zq8vT2,changeme@mq.internal/",
+    ],
+)
 def test_default_password_in_a_url_does_not_start(url: str) -> None:
     with pytest.raises(SettingsError, match="AMQP_URL contains a well-known default password"):
         load(ServiceSettings, GOOD | {"AMQP_URL": url})
 
 
 def test_urls_may_be_short_without_password_or_local_with_a_default_one() -> None:
-    settings = load(ServiceSettings, GOOD | {"DATABASE_URL": "pg://h/d", "AMQP_URL": "amqp://guest:guest@localhost/"})
-    assert settings.database_url == "pg://h/d"
+    settings = load(
+        ServiceSettings, GOOD | {"DATABASE_URL": "postgres://h/d", "AMQP_URL": "amqp://guest:guest@localhost/"}
+    )
+    assert settings.database_url == "postgres://h/d"
+
+
+def test_a_url_may_list_passwords() -> None:
+    listed = {name: value.replace("Zq8vT2", "Zq8vT2,w3Lk9P%2C") for name, value in GOOD.items()}
+    assert load(ServiceSettings, listed).amqp_url == "amqp://wealth:Zq8vT2,w3Lk9P%2C@mq.internal/sangam"
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "EVENT_STORE_URL", "AMQP_URL", "SUBJECT_KEYS_URL"])
+def test_a_malformed_url_does_not_start_and_tells_nothing_of_its_password(variable: str) -> None:
+    good = {**GOOD, "SUBJECT_KEYS_URL": GOOD["DATABASE_URL"], "SUBJECT_MASTER_KEY": "b1Vw0q9ZtYx4LrS7"}
+    load(SealingSettings, good)
+    for password in ("Zq8v/T2", "Zq8v@T2", "Zq8vT2,"):
+        with pytest.raises(SettingsError, match=f"{variable} (must look like|has an empty password)") as caught:
+            load(SealingSettings, {**good, variable: good[variable].replace("Zq8vT2", password)})
+        assert "Zq8v" not in str(caught.value)
 
 
 def test_secrets_do_not_show_themselves() -> None:

@@ -17,6 +17,7 @@ import aiormq
 import msgspec
 import structlog
 from events.outage import BROKER_ERRORS
+from events.passwords import connect_broker
 
 from chassis.revocations import Revocations
 
@@ -94,7 +95,7 @@ class ControlChannel:
 
     async def _on_one_connection(self) -> None:
         name = f"{self._service}.control.{uuid4()}"
-        connection = await aio_pika.connect(self._amqp_url, timeout=5, client_properties={"connection_name": name})
+        connection = await connect_broker(self._amqp_url, name)
         try:
             channel = await connection.channel(publisher_confirms=False)
             await channel.set_qos(prefetch_count=_PREFETCH)

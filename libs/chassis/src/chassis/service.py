@@ -21,6 +21,7 @@ from events.contracts.identity import SigningKeyRetired
 from events.envelope import RecordedEvent
 from events.follower import Follower
 from events.outage import is_outage, until_it_works
+from events.passwords import connect_postgres
 from events.projections import Projection, Projections
 from events.retention import apply_forever, days_of, rules_of
 from events.sealing import SubjectKeys
@@ -375,6 +376,7 @@ async def _serve(service: str, settings: S, wire: Callable[[Runtime[S]], Awaitab
     search_path = SearchPath()
     database = asyncpg.create_pool(
         settings.database_url,
+        connect=connect_postgres,
         min_size=0,  # connects when needed: the server need not be up yet
         max_size=_DATABASE_CONNECTIONS_MAX,
         timeout=5,
@@ -418,7 +420,9 @@ async def _operate(
     service: str, settings: S, wire: Callable[[Runtime[S]], Awaitable[Litestar]], operation_id: UUID
 ) -> bool:
     """Does one operation with the service's own code and rights. True when it could not be done."""
-    database = asyncpg.create_pool(settings.database_url, min_size=0, max_size=2, timeout=5, command_timeout=60)
+    database = asyncpg.create_pool(
+        settings.database_url, connect=connect_postgres, min_size=0, max_size=2, timeout=5, command_timeout=60
+    )
     await database
     store = await operating.store_for(operation_id, database, settings.event_store_url)
     runtime = Runtime(service, settings, database, store, SearchPath())

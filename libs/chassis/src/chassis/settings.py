@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+from events import passwords
 from events.retention import days_of
 from events.sealing import raw_keys
 
@@ -65,9 +66,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raises:
-        ValueError: `retention_days` is not usable.
+        ValueError: `retention_days` or a server's URL is not usable.
         """
         days_of(self.retention_days)
+        check_url("DATABASE_URL", self.database_url, passwords.POSTGRES)
+        check_url("EVENT_STORE_URL", self.event_store_url, passwords.POSTGRES)
+        check_url("AMQP_URL", self.amqp_url, passwords.BROKER)
 
 
 class SealingSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -75,6 +79,20 @@ class SealingSettings(ServiceSettings, frozen=True, kw_only=True):
 
     subject_keys_url: Secret
     subject_master_key: Secret
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_url("SUBJECT_KEYS_URL", self.subject_keys_url, passwords.POSTGRES)
+
+
+def check_url(variable: str, url: str, schemes: tuple[str, ...]) -> None:
+    """Raises:
+    ValueError: it is no URL of a server (`events.passwords`); the message names the variable and nothing of the URL.
+    """
+    try:
+        passwords.check(url, schemes)
+    except ValueError as error:
+        raise ValueError(f"{variable} {error}") from None
 
 
 def check_keys(variable: str, text: str) -> None:
@@ -123,15 +141,15 @@ def load(cls: type[S], environ: Mapping[str, str] = os.environ) -> S:
 
 
 def _weakness(secret: str) -> str | None:
-    """Why `secret` must not be used, or None. A URL is judged by the password inside it, if it has one."""
+    """Why `secret` must not be used, or None. A URL is judged by the passwords inside it, if it has any."""
     if "://" in secret:
         try:
-            parts = urlsplit(secret)
+            parts = [urlsplit(url) for url in passwords.each(secret)]
         except ValueError:
             return "is not a URL"
         # A default password is only bearable where nobody but this machine can connect: RabbitMQ's `guest`.
-        is_default = parts.password is not None and unquote(parts.password).lower() in _WELL_KNOWN
-        return "contains a well-known default password" if is_default and parts.hostname not in _LOOPBACK else None
+        is_default = any(each.password and unquote(each.password).lower() in _WELL_KNOWN for each in parts)
+        return "contains a well-known default password" if is_default and parts[0].hostname not in _LOOPBACK else None
     lowered = secret.lower()
     if lowered in _WELL_KNOWN or any(placeholder in lowered for placeholder in _PLACEHOLDERS):
         return "is a well-known default"

@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import aio_pika
 import aiormq
 import structlog
 
 from events import metrics, wire
 from events.envelope import RecordedEvent
 from events.outage import BROKER_ERRORS
+from events.passwords import connect_broker
 from events.store import EventStore
 
 log = structlog.get_logger(__name__)
@@ -132,9 +132,7 @@ class LogFeed:
             backoff_s = min(backoff_s * 2, 2)
 
     async def _receive_on_one_connection(self) -> None:
-        connection = await aio_pika.connect(
-            self._amqp_url, timeout=5, client_properties={"connection_name": self._queue}
-        )
+        connection = await connect_broker(self._amqp_url, self._queue)
         try:
             channel = await connection.channel(publisher_confirms=True)
             await channel.set_qos(prefetch_count=_PREFETCH_BATCHES)

@@ -5,6 +5,8 @@ from typing import Any
 
 import asyncpg
 
+from events.passwords import connect_postgres
+
 WAKE_CHANNEL = "sangam_appended"
 
 _OUTAGE_CLASSES = ("08", "53", "57", "58")
@@ -15,7 +17,7 @@ _OUTAGE_STATES = (
     "40P01",  # deadlock_detected
     "55P03",  # lock_not_available
     "25006",  # read_only_sql_transaction: a failover is under way
-    "28P01",  # invalid_password: it is being replaced, and this process will be restarted with the new one
+    "28P01",  # invalid_password: it is being replaced, and a process with the new one will be there soon
 )
 
 
@@ -65,7 +67,7 @@ class Session:
             OSError, TimeoutError, asyncpg.PostgresError: the server is not to be had.
         """
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(
+            self._connection = await connect_postgres(
                 self._url, timeout=5, command_timeout=self._timeout_s, server_settings=self._settings
             )
         return self._connection

@@ -21,6 +21,7 @@ from events import metrics, pg, wire
 from events.contracts import registry
 from events.envelope import CloudEvent
 from events.outage import BROKER_ERRORS
+from events.passwords import connect_broker
 from events.tracing import link
 from events.wire import LogSlice
 
@@ -217,7 +218,7 @@ class Publisher(ABC):
             backoff_s = min(backoff_s * 2, 2)
 
     async def _run_on_one_connection(self) -> None:
-        connection = await aio_pika.connect(self._amqp_url, timeout=5, client_properties={"connection_name": self.name})
+        connection = await connect_broker(self._amqp_url, self.name)
         try:
             channel = await connection.channel(publisher_confirms=True)
             await self._declare(channel)

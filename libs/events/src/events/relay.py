@@ -20,7 +20,7 @@ import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from events import metrics, pg
+from events import metrics, passwords, pg
 from events.anchors import anchor_forever
 from events.publisher import EventsPublisher, LogPublisher, LogTail
 from events.sequencer import LostLeadership, Sequencer
@@ -141,6 +141,14 @@ async def _main() -> None:
         store_url, amqp_url = os.environ["EVENT_STORE_URL"], os.environ["AMQP_URL"]
     except KeyError as missing:
         raise SystemExit(f"relay: {missing.args[0]} is not set") from None
+    for variable, url, schemes in (
+        ("EVENT_STORE_URL", store_url, passwords.POSTGRES),
+        ("AMQP_URL", amqp_url, passwords.BROKER),
+    ):
+        try:
+            passwords.check(url, schemes)
+        except ValueError as error:
+            raise SystemExit(f"relay: {variable} {error}") from None
     end_tracing = configure_tracing("relay", os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     anchors = os.environ.get("ANCHOR_FILE")
     relay = Relay(store_url, amqp_url, Path(anchors) if anchors else None)

@@ -5,6 +5,8 @@ from importlib import resources
 
 import asyncpg
 
+from events.passwords import connect_postgres
+
 _SERVICE_FUNCTIONS = (
     "append",
     "append_one",
@@ -44,7 +46,7 @@ async def install(admin_url: str, *, writers: Mapping[str, Sequence[str]], relay
             may still read the log.
         relay_role: the login role of the relay.
     """
-    connection = await asyncpg.connect(admin_url)
+    connection = await connect_postgres(admin_url)
     try:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('store.install'))")

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from events import pg
+from events.passwords import connect_postgres
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -93,6 +94,7 @@ class SubjectKeys:
         masters = _ciphers(raw_keys(master_key))
         pool = asyncpg.create_pool(
             url,
+            connect=connect_postgres,
             min_size=0,
             max_size=connections,
             timeout=5,
@@ -238,7 +240,7 @@ async def rewrap(admin_url: str, master_key: str) -> int:
         MasterKeyWrong: a key opens with neither. Those before it are wrapped anew; it can be run again.
     """
     masters = _ciphers(raw_keys(master_key))
-    connection = await asyncpg.connect(admin_url)
+    connection = await connect_postgres(admin_url)
     count, last = 0, UUID(int=0)
     try:
         while rows := await connection.fetch(
@@ -307,7 +309,7 @@ async def install(admin_url: str, *, rights: Mapping[str, Sequence[Right]]) -> N
     Args:
         rights: what each login role may do. No role may touch the table.
     """
-    connection = await asyncpg.connect(admin_url)
+    connection = await connect_postgres(admin_url)
     try:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('vault.install'))")

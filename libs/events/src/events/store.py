@@ -12,6 +12,7 @@ from events import pg
 from events.batches import Batches
 from events.coalescer import Coalescer, Request, StreamAppend, encode_request
 from events.envelope import Metadata, RecordedEvent, decode_metadata, with_traceparent
+from events.passwords import connect_postgres
 from events.wire import decode_events
 
 __all__ = [
@@ -140,6 +141,7 @@ class EventStore:
         """
         pool = asyncpg.create_pool(
             url,
+            connect=connect_postgres,
             min_size=0,
             max_size=readers,
             timeout=5,

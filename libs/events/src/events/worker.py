@@ -25,6 +25,7 @@ from events.operations import (
     request_of,
 )
 from events.outage import is_outage
+from events.passwords import connect_postgres
 from events.projections import Projections
 from events.rebuilding import Rebuild
 from events.replaying import Replay
@@ -144,6 +145,6 @@ class Operator:
             await connection.close(timeout=5)
 
     async def _connect(self) -> asyncpg.Connection:
-        return await asyncpg.connect(
+        return await connect_postgres(
             self._database_url, timeout=5, server_settings={"application_name": "operator", "jit": "off"}
         )

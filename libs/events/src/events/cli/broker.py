@@ -15,6 +15,7 @@ import typer
 
 from events.cli.connection import read_env, run_directory
 from events.outage import BROKER_ERRORS
+from events.passwords import connect_broker, with_password
 
 AmqpOption = Annotated[
     str | None,
@@ -31,6 +32,10 @@ _MANAGEMENT_PORT = 15672
 
 class BrokerRefused(Exception):
     """The broker does not do what was asked; the message says why."""
+
+
+class _LoginRefused(BrokerRefused):
+    """Nobody has this name and password."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Broker:
             BrokerRefused: there is no way to the broker.
         """
         try:
-            connection = await aio_pika.connect(self.url, timeout=5, client_properties={"connection_name": "sangam"})
+            connection = await connect_broker(self.url, "sangam")
         except BROKER_ERRORS as error:
             raise BrokerRefused(f"{self.address}: cannot connect ({error or type(error).__name__})") from error
         async with connection:
@@ -70,7 +75,10 @@ class Broker:
         Raises:
             BrokerRefused: it is away, or says no.
         """
-        parts = urlsplit(self.url)
+        return await with_password(self.url, lambda url: self._call_as(url, method, path, body), refused=_LoginRefused)
+
+    async def _call_as(self, url: str, method: str, path: str, body: object) -> Any:
+        parts = urlsplit(url)
         auth = aiohttp.BasicAuth(unquote(parts.username or "guest"), unquote(parts.password or "guest"))
         timeout = aiohttp.ClientTimeout(total=15)
         try:
@@ -82,7 +90,8 @@ class Broker:
                 if response.status == 404:
                     return None
                 if response.status >= 400:
-                    raise BrokerRefused(f"{method} {path}: {response.status} {content[:200]}")
+                    refusal = _LoginRefused if response.status == 401 else BrokerRefused
+                    raise refusal(f"{method} {path}: {response.status} {content[:200]}")
                 return json.loads(content) if content else True
         except (aiohttp.ClientError, TimeoutError) as error:
             raise BrokerRefused(f"the management API at {self.management_url} does not answer ({error!r})") from error
