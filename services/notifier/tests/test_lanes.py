@@ -198,6 +198,25 @@ async def test_what_is_critical_overtakes_what_is_not(desk: "Desk", monkeypatch:
     assert sum([len(await desk.told(user)) for user in users]) == 2
 
 
+async def test_the_outbox_goes_on_when_the_database_goes_while_it_waits(desk: "Desk") -> None:
+    waited = asyncio.Queue[int]()
+
+    async def wait_for(position: int, _: float) -> bool:
+        await waited.put(position)
+        if waited.qsize() == 1:
+            raise asyncpg.AdminShutdownError("terminating connection due to administrator command")
+        return True
+
+    sending = asyncio.create_task(desk.grouping.outbox.send_forever(cast(Consumer, SimpleNamespace(wait_for=wait_for))))
+    desk.grouping.outbox.wake(7)
+    async with asyncio.timeout(10):
+        while waited.qsize() < 2 and not sending.done():
+            await asyncio.sleep(0.01)
+    assert not sending.done()
+    sending.cancel()
+    assert [waited.get_nowait() for _ in range(2)] == [7, 7]
+
+
 async def test_a_decision_waits_for_the_disk(desk: "Desk") -> None:
     """The consumer's transaction does not; with a decision in it, it must: else a crash would decide anew."""
     async with desk.world.db.acquire() as proxy, proxy.transaction():

@@ -84,7 +84,7 @@ class Outbox:
                 continue
             self._wake.clear()
             # It was woken inside the consumer's transaction, and there is nothing to be seen before that commits.
-            await consumer.wait_for(self._applying, _IDLE_S)
+            await until_it_works("notifier.outbox", lambda: consumer.wait_for(self._applying, _IDLE_S))
 
     async def send(self) -> int:
         """Appends the oldest entries, what is critical before anything else; how many."""
