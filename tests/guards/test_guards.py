@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+import of_backbone
 import of_gateway
 import of_identity
 import of_notifier
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     "guard",
-    [*of_gateway.GUARDS, *of_identity.GUARDS, *of_notifier.GUARDS, *of_search.GUARDS],
+    [*of_backbone.GUARDS, *of_gateway.GUARDS, *of_identity.GUARDS, *of_notifier.GUARDS, *of_search.GUARDS],
     ids=lambda guard: guard.against,
 )
 def test_the_code_reads_so(guard: Guard) -> None:
