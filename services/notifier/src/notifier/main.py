@@ -29,7 +29,7 @@ async def wire(runtime: Runtime[Settings]) -> Litestar:
     origins = _listed(settings.allowed_origins)
     read_model = runtime.project(PROJECTIONS)
     grouping = Grouping(database, store, keys, settings.large_floors_minor)
-    consumer = runtime.consume("grouping", grouping)
+    consumer = runtime.consume("grouping", grouping, pace_s=0.005)
     apprise = settings.apprise_urls
     ledger = DeliveryLedger(apprise=apprise is not None)
     runtime.consume("deliveries", ledger)
