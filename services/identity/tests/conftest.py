@@ -88,7 +88,7 @@ async def start_replica(
     defaults = IdentitySettings(
         database_url=Secret(cell.database_url("identity")),
         event_store_url=Secret(cell.store_url("identity")),
-        amqp_url=Secret(),
+        amqp_url=Secret(cell.amqp_url("identity")),
         http_port=0,
         token_issuer=ISSUER,
         cursor_secret=Secret(),
