@@ -30,13 +30,11 @@ async def test_rules_fire_once_while_the_ledger_is_killed(make_stack: "Callable[
     stack = make_stack()
     async with aiohttp.ClientSession() as http:
         customers = await asyncio.gather(*(make_customer(stack, http, savings="0.00") for _ in range(CUSTOMERS)))
-        # A minute that is far enough away for the ledger to be killed before it comes.
-        due = datetime.now(IST) + timedelta(seconds=70 - datetime.now(IST).second)
-        if due - datetime.now(IST) > timedelta(seconds=65):
-            due -= timedelta(minutes=1)
-        due = due.replace(second=0, microsecond=0)
+        # The first minute that leaves enough time for the rules to be made, and the ledger to be killed, before it.
+        due = (datetime.now(IST) + timedelta(seconds=25 + 60)).replace(second=0, microsecond=0)
         shares = [await _make(stack, http, each, _share(each)) for each in customers]
         runs = [await _make(stack, http, each, _run(each, due)) for each in customers]
+        assert datetime.now(IST) < due, "else the run is tomorrow's"
         feeding = asyncio.gather(*(_salaries(stack, http, each) for each in customers))
         kills = 0
         while not feeding.done() or datetime.now(IST) < due + timedelta(seconds=2):
