@@ -27,4 +27,18 @@ GUARDS = (
         "",
         (f"{_TESTS}::test_a_malformed_url_is_refused_and_not_told",),
     ),
+    Guard(
+        "a leader that waits for its publishers for ever: an error instead of the cancellation",
+        "libs/events/src/events/outage.py",
+        "    with contextlib.suppress(*BROKER_ERRORS):\n        async with asyncio.timeout(_CLOSE_WITHIN_S):",
+        "    if True:\n        async with asyncio.timeout(_CLOSE_WITHIN_S):",
+        ("libs/events/tests/test_publisher.py",),
+    ),
+    Guard(
+        "a leader that waits for its publishers for ever: a close that is not answered",
+        "libs/events/src/events/outage.py",
+        "asyncio.timeout(_CLOSE_WITHIN_S)",
+        "asyncio.timeout(None)",
+        ("libs/events/tests/test_publisher.py",),
+    ),
 )

@@ -12,7 +12,7 @@ import msgspec
 from events import wire
 from events.consumer import Consumer
 from events.contracts import ledger
-from events.envelope import RecordedEvent, new_id
+from events.envelope import Metadata, RecordedEvent, new_id
 from events.relay import Relay
 from events.store import EventStore, StreamAppend
 
@@ -32,6 +32,22 @@ async def append_one(store: EventStore, stream: str, expected: int | None = None
     event_id = event_id or new_id()
     await store.append([StreamAppend(stream, (event(),), expected)], event_id=event_id)
     return event_id
+
+
+def recorded(position: int) -> RecordedEvent:
+    """Some event, as the log has it at that position."""
+    return RecordedEvent(
+        position=position,
+        stream=f"ledger-{new_id()}",
+        version=1,
+        event_id=new_id(),
+        type="ledger.account.opened",
+        schema_version=1,
+        subject=None,
+        data=b"{}",
+        metadata=Metadata(),
+        recorded_at=datetime.now(UTC),
+    )
 
 
 def batch(events: Sequence[RecordedEvent], epoch: UUID) -> tuple[bytes, dict[str, Any]]:

@@ -1,33 +1,19 @@
 """A batch that several consumers of a process receive is decoded and opened once."""
 
 import asyncio
-from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from backbone import recorded
 from events import wire
 from events.batches import _EVENTS_MAX, Batches
-from events.envelope import Metadata, RecordedEvent, new_id
+from events.envelope import RecordedEvent, new_id
 
 EPOCH = new_id()
 
 
 def message(first: int, last: int) -> tuple[bytes, wire.BatchHeaders]:
-    events = [
-        RecordedEvent(
-            position=position,
-            stream=f"ledger-{new_id()}",
-            version=1,
-            event_id=new_id(),
-            type="ledger.account.opened",
-            schema_version=1,
-            subject=None,
-            data=b"{}",
-            metadata=Metadata(),
-            recorded_at=datetime.now(UTC),
-        )
-        for position in range(first, last + 1)
-    ]
+    events = [recorded(position) for position in range(first, last + 1)]
     return msgspec.json.encode([event.cloud_event() for event in events]), wire.BatchHeaders(first, last, EPOCH)
 
 

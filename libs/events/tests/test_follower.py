@@ -2,28 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, cast
 
-from events.envelope import Metadata, RecordedEvent, new_id
+from backbone import recorded
+from events.envelope import RecordedEvent, new_id
 from events.feed import Chunk
 from events.follower import Follower
 from events.store import Head
-
-
-def event(position: int) -> RecordedEvent:
-    return RecordedEvent(
-        position=position,
-        stream=f"ledger-{new_id()}",
-        version=1,
-        event_id=new_id(),
-        type="ledger.account.opened",
-        schema_version=1,
-        subject=None,
-        data=b"{}",
-        metadata=Metadata(),
-        recorded_at=datetime.now(UTC),
-    )
 
 
 class Feed:
@@ -61,8 +46,8 @@ async def test_a_follower_is_as_current_as_what_it_has_of_what_was_told() -> Non
     assert follower.current_at_s == 100.0, "at the head: whenever the relay was heard last"
 
     feed.head, feed.heard_at_s = 7, 103.0
-    feed.chunks.put_nowait(Chunk([event(6)], None, None, 101.0))
-    feed.chunks.put_nowait(Chunk([event(7)], None, None, 103.0))
+    feed.chunks.put_nowait(Chunk([recorded(6)], None, None, 101.0))
+    feed.chunks.put_nowait(Chunk([recorded(7)], None, None, 103.0))
     await asyncio.sleep(0.01)
     assert follower.current_at_s == 0.0, "hearing of events is not knowing them"
     may_go_on.release()
@@ -75,7 +60,7 @@ async def test_a_follower_is_as_current_as_what_it_has_of_what_was_told() -> Non
 
     feed.head, feed.heard_at_s = 9, 200.0
     assert follower.current_at_s == 103.0, "the relay is alive, but what it announced has not arrived"
-    feed.chunks.put_nowait(Chunk([event(8), event(9)], None, None, 0.0))
+    feed.chunks.put_nowait(Chunk([recorded(8), recorded(9)], None, None, 0.0))
     may_go_on.release()
     await asyncio.sleep(0.01)
     assert follower.current_at_s == 200.0, "at the head again, from the log"

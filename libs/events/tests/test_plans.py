@@ -111,4 +111,4 @@ async def test_reading_a_stream_or_an_event_reads_no_more(store: asyncpg.Connect
     event_id = await store.fetchval("SELECT event_id FROM store.events WHERE id = 77")
     assert await _touched(store, "SELECT * FROM store.read_stream('ledger-77', 0, 10)") < ENOUGH
     assert await _touched(store, "SELECT * FROM store.find_event($1)", event_id) < ENOUGH
-    assert await _touched(store, "SELECT store.position_of($1)", event_id) < ENOUGH
+    assert await _touched(store, "SELECT * FROM store.positions_of($1)", [event_id]) < ENOUGH

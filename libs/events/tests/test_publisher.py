@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 import pytest
-from events import publisher
+from events import outage, publisher
 from events.publisher import LogPublisher, LogTail
 from events.wire import LogSlice
 
@@ -51,3 +51,42 @@ async def test_a_confirm_that_never_comes_ends_the_connection(log: LogPublisher,
             await log._publish(cast("aiormq.Channel", channel))
     assert log.position == position, "what is not confirmed is published again"
     assert len(channel.sent) == confirmed + 1
+
+
+class Stuck:
+    """A broker that answers nothing any more, and a connection to it that cannot be closed."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.asked = asyncio.Event()
+
+    async def channel(self, **_: object) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        if self.error is None:
+            await asyncio.Event().wait()
+        assert self.error is not None
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), None], ids=["an error", "silence"])
+async def test_whoever_leads_no_more_ends_though_the_connection_cannot_be_closed(
+    log: LogPublisher, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """Else the leader waits for its publishers for ever, keeps its lock, and sequences nothing: seen on a full disk."""
+    stuck = Stuck(error)
+
+    async def connect(*_: object) -> Stuck:
+        return stuck
+
+    monkeypatch.setattr(publisher, "connect_broker", connect)
+    monkeypatch.setattr(outage, "_CLOSE_WITHIN_S", 0.1)
+    publishing = asyncio.create_task(log._run_for_ever())
+    await stuck.asked.wait()
+    publishing.cancel()
+    await asyncio.wait({publishing}, timeout=2)
+    ended = publishing.cancelled()
+    publishing.cancel()
+    assert ended

@@ -5,7 +5,6 @@ wait, and lets identity tell who has applied it. Losing a message here costs mil
 """
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
@@ -16,7 +15,7 @@ import aio_pika
 import aiormq
 import msgspec
 import structlog
-from events.outage import BROKER_ERRORS
+from events.outage import BROKER_ERRORS, close_broker
 from events.passwords import connect_broker
 
 from chassis.revocations import Revocations
@@ -111,8 +110,7 @@ class ControlChannel:
             self._say_alive()
             await self._publish_until(gone, underlay)
         finally:
-            with contextlib.suppress(*BROKER_ERRORS):
-                await connection.close()
+            await close_broker(connection)
 
     async def _consume(
         self,

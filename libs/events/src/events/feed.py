@@ -18,7 +18,7 @@ import structlog
 
 from events import metrics, wire
 from events.envelope import RecordedEvent
-from events.outage import BROKER_ERRORS
+from events.outage import BROKER_ERRORS, close_broker
 from events.passwords import connect_broker
 from events.store import EventStore
 
@@ -176,8 +176,7 @@ class LogFeed:
                     await queue.bind(wire.LOG_EXCHANGE)
         finally:
             self.connected = False
-            with contextlib.suppress(*BROKER_ERRORS):
-                await connection.close()
+            await close_broker(connection)
 
     async def _look_for_readers(self, channel: aiormq.Channel) -> None:
         """The watchdog.

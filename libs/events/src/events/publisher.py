@@ -20,7 +20,7 @@ from opentelemetry import trace
 from events import metrics, pg, wire
 from events.contracts import registry
 from events.envelope import CloudEvent
-from events.outage import BROKER_ERRORS
+from events.outage import BROKER_ERRORS, close_broker
 from events.passwords import connect_broker
 from events.tracing import link
 from events.wire import LogSlice
@@ -37,7 +37,6 @@ _HEARTBEAT_S = 1.0
 _CONFIRM_WITHIN_S = 30.0
 """After this long without a confirm it is not awaited any longer: a queue that had no leader when it got a message
 never confirms it, on a connection that stays healthy."""
-_CLOSE_WITHIN_S = 5.0
 _CHECKPOINT_EVERY_S = 0.2
 _RECENT_EVENTS = 20_000
 _AGE_EVERY_S = 0.5
@@ -227,11 +226,7 @@ class Publisher(ABC):
             assert isinstance(underlay, aiormq.Channel)
             await self._publish(underlay)
         finally:
-            # An error of closing would take the place of a cancellation: the publisher would go on without its
-            # sequencer, which waits for it to end and keeps the leader's lock.
-            with contextlib.suppress(*BROKER_ERRORS):
-                async with asyncio.timeout(_CLOSE_WITHIN_S):
-                    await connection.close()
+            await close_broker(connection)
 
     @abstractmethod
     async def _declare(self, channel: aio_pika.abc.AbstractChannel) -> None:

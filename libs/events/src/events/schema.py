@@ -15,7 +15,6 @@ _SERVICE_FUNCTIONS = (
     "read_positions",
     "read_stream",
     "find_event",
-    "position_of",
     "positions_of",
     "head",
     "save_snapshot",

@@ -570,15 +570,6 @@ BEGIN
     JOIN log l ON l.id = e.id WHERE i.event_id = ANY (_event_ids);
 END $$;
 
-CREATE OR REPLACE FUNCTION store.position_of(_event_id uuid) RETURNS bigint
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = store, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
-BEGIN
-    RETURN (SELECT l.position FROM event_ids i
-            JOIN events e ON e.stream = i.stream AND e.version = i.version
-            JOIN log l ON l.id = e.id WHERE i.event_id = _event_id);
-END $$;
-
 CREATE OR REPLACE FUNCTION store.head(OUT epoch uuid, OUT "position" bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = store, pg_temp AS $$
     SELECT s.epoch, coalesce((SELECT max(log.position) FROM log), 0) FROM store s

@@ -298,8 +298,7 @@ class EventStore:
 
     async def position_of(self, event_id: UUID) -> int | None:
         """The event's position; None while it has none yet, or does not exist."""
-        position: int | None = await self._pool.fetchval("SELECT store.position_of($1)", event_id)
-        return position
+        return (await self.positions_of([event_id])).get(event_id)
 
     async def positions_of(self, event_ids: Sequence[UUID]) -> dict[UUID, int]:
         """The positions of those events that have one."""
