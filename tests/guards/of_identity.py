@@ -188,7 +188,8 @@ GUARDS = (
     Guard(
         "otp: guesses without end",
         _IDENTITY + "second_factor.py",
-        'await self._throttle.take("otp", str(user_id))\n        user, _ = await self._users.load(user_id)\n        if user.mfa',
+        'await self._throttle.take("otp", str(user_id))\n'
+        "        user, _ = await self._users.load(user_id)\n        if user.mfa",
         "user, _ = await self._users.load(user_id)\n        if user.mfa",
         _tests("account"),
     ),
