@@ -9,7 +9,7 @@ GUARDS = (
     # Only the caller's own.
     Guard(
         "search: the files without the customer in the query",
-        _SOURCE + "engine.py",
+        _SOURCE + "index_queries.py",
         'must = [tantivy.Query.term_query(self._schema, "user", user_id.hex)]',
         "must = [tantivy.Query.all_query()]",
         (_TESTS + "engine.py::test_nothing_of_another_customer_is_in_any_answer",),
@@ -124,7 +124,7 @@ GUARDS = (
     ),
     Guard(
         "search: a replaced document twice",
-        _SOURCE + "engine.py",
+        _SOURCE + "index_queries.py",
         "        if newer:\n",
         "        if False:\n",
         (_TESTS + "engine.py::test_every_answer_is_what_scoring_each_document_by_hand_gives",),

@@ -12,8 +12,7 @@ None of this may run in the event loop: it reads and writes files.
 import shutil
 import struct
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -21,14 +20,12 @@ from uuid import UUID
 
 import msgspec
 import tantivy
-from rapidfuzz import process
-from rapidfuzz.distance import OSA
 from tantivy import Occur, Order
 
 from search.documents import Document, DocumentType
 from search.filters import Filters
-from search.folding import has_digit
 from search.index_files import check_files
+from search.index_queries import IndexQueries, better
 from search.index_schema import (
     SHAPE,
     build_schema,
@@ -41,18 +38,7 @@ from search.index_schema import (
     title_terms,
 )
 from search.results import Facets, Kind, Place, Result, facets, facets_of, kind_of, page, ranked, scored_of
-from search.scoring import (
-    BEGINS,
-    BEGINS_WITH_WORDS,
-    EXACT,
-    INSIDE_LETTERS_MIN,
-    Level,
-    Query,
-    Scored,
-    match_of,
-    typos_allowed,
-)
-from search.sounds import sound
+from search.scoring import Query, Scored, match_of
 from search.vocabulary import Vocabularies
 
 WRITER_HEAP_BYTES = 128_000_000
@@ -62,16 +48,11 @@ built; between the commits of a running one there is never that much."""
 FRESH_MAX, FRESH_OF_ONE_MAX = 1_000, 100
 """Documents kept beside the files, of all customers and of one, until they are committed."""
 
-_EXPANSIONS_MAX = 1_000
-"""Words of the caller's that one word of a query may stand for, in one step."""
 _FEW = 32
 """Up to so many results are all read and scored."""
 _KINDS_MAX = 5_000
 _META = "\x00position"
-_NAME_SCORES = (EXACT, BEGINS_WITH_WORDS, BEGINS)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-Clauses = list[tuple[Occur, tantivy.Query]]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -147,7 +128,7 @@ class SearchIndex:
         self.committed = meta.position
         """The position that a restart would go on from."""
         self.origin = meta.origin
-        self._schema = build_schema()
+        self._queries = IndexQueries(build_schema())
         self._index = index
         # Only a commit of ours changes anything. By itself the reader would look at the folder twice a second, from a
         # thread of its own, and could meet files that are being deleted or mended.
@@ -303,8 +284,10 @@ class SearchIndex:
         searcher = view.searcher
         mine = view.fresh.get(user_id, {})
         fresh = [document for document in mine.values() if document is not None and filters.lets_through(document)]
-        restriction = self._restriction(user_id, filters, mine)
-        steps = self._steps(view, user_id, query)
+        restriction = self._queries.restriction(user_id, filters, mine)
+        steps = self._queries.steps(
+            user_id, query, lambda: self._vocabularies.of(user_id, view.searcher, view.generation)
+        )
         if not steps:
             return Found([], None, 0, Facets(type={}, platform={}, category={}, state={}), view.position)
         # The last step holds the ones before it.
@@ -321,9 +304,11 @@ class SearchIndex:
             if after is not None and points > after.score:
                 continue
             clauses = [*restriction, (Occur.Must, step)]
-            clauses += [(Occur.MustNot, better) for better in _better(steps, number)]
+            clauses += [(Occur.MustNot, higher) for higher in better(steps, number)]
             if after is not None and points == after.score:
-                clauses.append((Occur.Must, self._range("rank", None, after.rank - 1, tantivy.FieldType.Unsigned)))
+                clauses.append(
+                    (Occur.Must, self._queries.range("rank", None, after.rank - 1, tantivy.FieldType.Unsigned))
+                )
             found = searcher.search(
                 tantivy.Query.boolean_query(clauses),
                 limit + 1 - len(hits),
@@ -347,7 +332,7 @@ class SearchIndex:
         """Titles of the customer's own documents in which a word begins the text, the most frequent first."""
         searcher, mine = self._view.searcher, self._view.fresh.get(user_id, {})
         # So that what is deleted is not counted.
-        still_so = tantivy.Query.boolean_query(self._restriction(user_id, Filters(), mine))
+        still_so = tantivy.Query.boolean_query(self._queries.restriction(user_id, Filters(), mine))
         terms = searcher.terms_with_prefix("title", own(user_id, text), filter_query=still_so, limit=200)
         counts: Counter[str] = Counter()
         for term, count in terms:
@@ -364,7 +349,7 @@ class SearchIndex:
             found = fresh.get(title)
             if found is None:
                 named = tantivy.Query.boolean_query(
-                    [(Occur.Must, still_so), (Occur.Must, self._term("name", user_id, title))]
+                    [(Occur.Must, still_so), (Occur.Must, self._queries.term("name", user_id, title))]
                 )
                 hits = searcher.search(named, 1, count=False, order_by_field="rank").hits
                 found = document_in(searcher.doc(hits[0][1])) if hits else None
@@ -377,7 +362,7 @@ class SearchIndex:
     def _result(self, searcher: tantivy.Searcher, query: Query, place: Place, address: Any) -> Result:
         document = document_in(searcher.doc(address))
         scored = scored_of(query, document)
-        if scored is None or scored.score != place.score:  # a word stood for more than _EXPANSIONS_MAX others
+        if scored is None or scored.score != place.score:  # a word stood for too many others
             highlights = scored.highlights if scored else ()
             scored = Scored(match=match_of(place.score), score=place.score, highlights=highlights)
         return Result(place, document, scored)
@@ -387,134 +372,3 @@ class SearchIndex:
         counted = searcher.aggregate(every, {"kinds": {"terms": {"field": "kind", "size": _KINDS_MAX}}})["kinds"]
         kinds = Counter({kind_in(bucket["key"]): int(bucket["doc_count"]) for bucket in counted["buckets"]})
         return kinds.total() + int(counted["sum_other_doc_count"]), kinds
-
-    # --- From a query to terms ------------------------------------------------------------------------
-
-    def _restriction(self, user_id: UUID, filters: Filters, newer: Mapping[str, Document | None]) -> Clauses:
-        """What every result of the files must be: the caller's, which the token tells, what the filters let through,
-        and not `newer` in memory.
-        """
-        must = [tantivy.Query.term_query(self._schema, "user", user_id.hex)]
-        for field, values in (
-            ("type", filters.types),
-            ("platform", filters.platforms),
-            ("state", filters.states),
-            ("category", filters.categories),
-        ):
-            if values is not None:
-                must.append(_or([tantivy.Query.term_query(self._schema, field, value) for value in values]))
-        if filters.since is not None or filters.until is not None:
-            must.append(
-                self._range(
-                    "date_us",
-                    None if filters.since is None else _us(filters.since),
-                    None if filters.until is None else _us(filters.until) - 1,
-                )
-            )
-        if filters.min_amount_minor is not None or filters.max_amount_minor is not None:
-            must.append(self._range("paise", filters.min_amount_minor or 0, filters.max_amount_minor))
-        clauses = [(Occur.Must, query) for query in must]
-        if newer:
-            clauses.append((Occur.MustNot, tantivy.Query.term_set_query(self._schema, "key", list(newer))))
-        return clauses
-
-    def _steps(self, view: _View, user_id: UUID, query: Query) -> list[tuple[int, tantivy.Query]]:
-        """Each step's score and what is in it, the best first. A step may hold documents of better ones, too."""
-        if query.is_blank:
-            return [(EXACT, tantivy.Query.term_query(self._schema, "user", user_id.hex))]
-        if not query.words:
-            return []
-        exact = [self._term("name", user_id, query.text)]
-        if query.amount_minor is not None:
-            exact.append(tantivy.Query.term_query(self._schema, "paise", query.amount_minor))
-        steps = [
-            (EXACT, _or(exact)),
-            (BEGINS_WITH_WORDS, self._prefix("name", user_id, query.text + " ")),
-            (BEGINS, self._prefix("name", user_id, query.text)),
-        ]
-        alternatives = [self._alternatives(view, user_id, word) for word in query.words]
-        for level in Level:
-            if any(level in each for each in alternatives):
-                clauses = [
-                    [each[better] for better in Level if better <= level and better in each] for each in alternatives
-                ]
-                if all(clauses):
-                    steps.append((level.score, _and([_or(clause) for clause in clauses])))
-        return steps
-
-    def _alternatives(self, view: _View, user_id: UUID, word: str) -> dict[Level, tantivy.Query]:
-        """What a word of the query may be in a document, by level."""
-        found = {
-            Level.NAME: self._term("name_word", user_id, word),
-            Level.WORD: self._term("word", user_id, word),
-            Level.BEGINS: self._prefix("word", user_id, word),
-        }
-        amount = Query(word).amount_minor
-        if amount is not None:
-            found[Level.WORD] = _or([found[Level.WORD], tantivy.Query.term_query(self._schema, "paise", amount)])
-        if has_digit(word):
-            return found
-        key = sound(word)
-        if key is not None:
-            found[Level.SOUNDS] = self._term("sound", user_id, key)
-        vocabulary = self._vocabularies.of(user_id, view.searcher, view.generation)
-        # As `scoring.inside` has it for words without digits, without a call for each.
-        containing = [other for other in vocabulary if word in other] if len(word) >= INSIDE_LETTERS_MIN else []
-        if containing:
-            found[Level.INSIDE] = self._any_of("letters", user_id, containing)
-        if allowed := typos_allowed(word):
-            typos: dict[int, list[str]] = {1: [], 2: []}
-            for other, distance, _ in process.extract(
-                word, vocabulary, scorer=OSA.distance, processor=None, score_cutoff=allowed, limit=None
-            ):
-                if distance:
-                    typos[int(distance)].append(other)
-            for level, others in ((Level.ONE_TYPO, typos[1]), (Level.TWO_TYPOS, typos[2])):
-                if others:
-                    found[level] = self._any_of("letters", user_id, others)
-        return found
-
-    def _term(self, field: str, user_id: UUID, text: str) -> tantivy.Query:
-        return tantivy.Query.term_query(self._schema, field, own(user_id, text))
-
-    def _prefix(self, field: str, user_id: UUID, text: str) -> tantivy.Query:
-        # A fuzzy query without an error is the cheapest way to ask for a beginning: a regex is ten times dearer.
-        return tantivy.Query.fuzzy_term_query(self._schema, field, own(user_id, text), distance=0, prefix=True)
-
-    def _any_of(self, field: str, user_id: UUID, terms: Sequence[str]) -> tantivy.Query:
-        some = [own(user_id, term) for term in terms[:_EXPANSIONS_MAX]]
-        if len(some) > 64:
-            return tantivy.Query.term_set_query(self._schema, field, some)
-        return _or([tantivy.Query.term_query(self._schema, field, term) for term in some])
-
-    def _range(
-        self, field: str, least: int | None, most: int | None, kind: tantivy.FieldType = tantivy.FieldType.Integer
-    ) -> tantivy.Query:
-        if most is not None and most < (least or 0) and kind == tantivy.FieldType.Unsigned:
-            return tantivy.Query.empty_query()
-        return tantivy.Query.range_query(self._schema, field, kind, least, most)
-
-
-def _us(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(microseconds=1)
-
-
-def _and(queries: Sequence[tantivy.Query]) -> tantivy.Query:
-    return queries[0] if len(queries) == 1 else tantivy.Query.boolean_query([(Occur.Must, query) for query in queries])
-
-
-def _or(queries: Sequence[tantivy.Query]) -> tantivy.Query:
-    if not queries:
-        return tantivy.Query.empty_query()
-    if len(queries) == 1:
-        return queries[0]
-    return tantivy.Query.boolean_query([(Occur.Should, query) for query in queries])
-
-
-def _better(steps: Sequence[tuple[int, tantivy.Query]], number: int) -> list[tantivy.Query]:
-    """What has been found before a step. Each level contains those before it, and `BEGINS` what begins with words."""
-    last_name = len(_NAME_SCORES) - 1
-    before = [0, last_name] if number > last_name else list(range(number))
-    if number - 1 > last_name:
-        before.append(number - 1)
-    return [steps[index][1] for index in before]
