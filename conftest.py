@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "deploy" / "local"))
+for _shared in ("deploy/local", "tests/shared"):
+    sys.path.insert(0, str(Path(__file__).parent / _shared))
 
 if TYPE_CHECKING:
     from provision import Cell

@@ -7,15 +7,11 @@ for less. The reference system states 99.78 %.
 
 import json
 import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
-from report import Figure, Line
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
 from platform_faults import FAULTS, Run
+from report import Figure, Line
 from truth import nothing_parked
 
 if TYPE_CHECKING:

@@ -1,9 +1,7 @@
 """How fast a log grows: events of one customer in a year of the scenario, and what an event takes on the disk."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -11,12 +9,9 @@ from events.contracts import Event
 from events.envelope import RecordedEvent, new_id
 from events.sequencer import Sequencer
 from events.store import EventStore, StreamAppend
+from life_log import a_life, life_log
 from provision import WRITERS
 from report import Figure, Line
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))
-
-from life_log import a_life, life_log
 
 if TYPE_CHECKING:
     from provision import Cell

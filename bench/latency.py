@@ -2,18 +2,14 @@
 
 import asyncio
 import json
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import aiohttp
 import websockets
-from report import ROUNDS, Figure, Line, quantile
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
 from customers import Customer, make_customer
+from report import ROUNDS, Figure, Line, quantile
 
 if TYPE_CHECKING:
     from stack import Stack

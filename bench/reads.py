@@ -4,18 +4,14 @@ Each customer has a month of transactions, transfers and what notifier and searc
 """
 
 import asyncio
-import sys
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import aiohttp
-from report import ROUNDS, Figure, Line, quantile
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
 from customers import Customer, call, make_customer, transfer
+from report import ROUNDS, Figure, Line, quantile
 
 if TYPE_CHECKING:
     from stack import Stack

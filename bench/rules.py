@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
-from events.contracts import banking, encode
+from events.contracts import banking
 from events.contracts.ledger import AccountOpened, Leg
 from events.contracts.ledger_rules import (
     FixedAmount,
@@ -19,8 +19,8 @@ from events.contracts.ledger_rules import (
     Scheduled,
     Trigger,
 )
-from events.contracts.registry import Event, contract_of
-from events.envelope import Metadata, RecordedEvent, new_id
+from events.contracts.registry import Event
+from events.envelope import RecordedEvent, new_id
 from events.projections import Projections
 from events.sealing import SubjectKeys
 from events.sequencer import Sequencer
@@ -31,6 +31,7 @@ from ledger_transfer.projections import PROJECTIONS
 from ledger_transfer.rule_terms import with_default_caps, worst_case
 from ledger_transfer.state import account_id_of, balanced, clearing
 from ledger_transfer.timer import Timer
+from recording import recorded
 from report import Figure, Line, rate
 
 if TYPE_CHECKING:
@@ -105,18 +106,7 @@ def _salary(user_id: UUID) -> RecordedEvent:
         currency="INR",
         category="salary",
     )
-    return RecordedEvent(
-        position=1,
-        stream=f"bank_customer-{user_id}",
-        version=1,
-        event_id=new_id(),
-        type=contract_of(item).type,
-        schema_version=1,
-        subject=None,
-        data=encode(item),
-        metadata=Metadata(),
-        recorded_at=AT,
-    )
+    return recorded(item, stream=f"bank_customer-{user_id}", at=AT)
 
 
 async def measure(cell: "Cell") -> list[Line]:

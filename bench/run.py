@@ -11,6 +11,8 @@ from typing import Any
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy" / "local"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))
 
 import append
 import gateway

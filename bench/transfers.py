@@ -9,19 +9,18 @@ import asyncio
 import base64
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import aiohttp
 import asyncpg
-from events.contracts import Event, banking, contract_of, encode, trading
-from events.envelope import Metadata, RecordedEvent, new_id
+from customers import Customer, make_customer
+from events.contracts import banking, trading
+from events.envelope import Metadata, new_id
 from events.sealing import SubjectKeys
 from events.store import EventStore
 from events.texts import Texts
@@ -30,10 +29,8 @@ from ledger_transfer.ledger import Ledger
 from ledger_transfer.state import account_id_of
 from ledger_transfer.transfers import Clearance, TransferRequest
 from packages import find
+from recording import recorded
 from report import ROUNDS, Figure, Line
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
-from customers import Customer, make_customer
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -113,22 +110,6 @@ async def _ceilings(cell: "Cell") -> tuple[Figure, Figure]:
     return await _pgbench(cell.admin_url(), hot=False), await _pgbench(cell.admin_url(), hot=True)
 
 
-def _recorded(item: Event) -> RecordedEvent:
-    contract = contract_of(item)
-    return RecordedEvent(
-        position=0,
-        stream="bench-1",
-        version=1,
-        event_id=new_id(),
-        type=contract.type,
-        schema_version=contract.schema_version,
-        subject=None,
-        data=encode(item),
-        metadata=_NOBODY,
-        recorded_at=datetime.now(UTC),
-    )
-
-
 async def _open(ledger: Ledger, user_id: UUID) -> None:
     now = datetime.now(UTC)
     bank = banking.AccountOpened(
@@ -144,7 +125,7 @@ async def _open(ledger: Ledger, user_id: UUID) -> None:
         item_id="2", customer_id="V", occurred_at=now, wallet_id="W1", currency="INR", opening_balance_minor=0
     )
     for item in (bank, wallet):
-        await ledger.record(user_id, _recorded(item))
+        await ledger.record(user_id, recorded(item, at=now))
 
 
 class _User(NamedTuple):

@@ -4,20 +4,14 @@ service itself over HTTP, open loop, while it rests and while it rebuilds.
 """
 
 import asyncio
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
-from report import ROUNDS, Figure, Line, quantile
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))
-
 import wealth_service
 from chassis.access import access_models
 from events import operations
@@ -29,6 +23,7 @@ from events.store import EventStore, StreamAppend
 from events.worker import Operator
 from life_log import a_life, life_log, life_user
 from read_side import PUBLISHERS
+from report import ROUNDS, Figure, Line, quantile
 from wealth.projections import PROJECTIONS
 from wealth_history import NOW, SAVINGS, USER, History
 

@@ -10,22 +10,18 @@ import asyncio
 import json
 import os
 import statistics
-import sys
 import time
 from collections import defaultdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import aiohttp
 import asyncpg
 import psutil
+from customers import Customer, call, make_customer, refresh
 from report import Figure, Line
 from standardwebhooks import Webhook
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
-from customers import Customer, call, make_customer, refresh
 
 if TYPE_CHECKING:
     from stack import Stack

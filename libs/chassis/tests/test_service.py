@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,8 +17,7 @@ import asyncpg
 import pytest
 from chassis.access import VerificationKeys, active_keys
 from events.contracts import identity
-from events.contracts.registry import Event, contract_of, encode
-from events.envelope import Metadata, RecordedEvent, new_id
+from recording import recorded
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -212,22 +210,6 @@ async def test_verification_keys(cell: "Cell") -> None:
     finally:
         await pool.close()
         await db.close()
-
-
-def recorded(event: Event) -> RecordedEvent:
-    contract = contract_of(event)
-    return RecordedEvent(
-        position=1,
-        stream="signing_key-k1",
-        version=1,
-        event_id=new_id(),
-        type=contract.type,
-        schema_version=contract.schema_version,
-        subject=None,
-        data=encode(event),
-        metadata=Metadata(),
-        recorded_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
 
 
 @contextlib.asynccontextmanager

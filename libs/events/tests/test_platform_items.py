@@ -12,6 +12,7 @@ from events.platform_items import PlatformItems
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
+from recording import recorded
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -42,17 +43,14 @@ def log_of(script: list[tuple[str, int]]) -> list[RecordedEvent]:
             )
         versions[stream] = versions.get(stream, 0) + 1
         log.append(
-            RecordedEvent(
+            recorded(
+                payload,
                 position=position,
                 stream=stream,
                 version=versions[stream],
-                event_id=new_id(),
-                type=contract_of(payload).type,
-                schema_version=1,
                 subject=subject,
-                data=encode(payload),
                 metadata=Metadata(correlation_id="c"),
-                recorded_at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=position),
+                at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=position),
             )
         )
     return log

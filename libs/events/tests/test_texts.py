@@ -8,11 +8,12 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from events.contracts import contract_of, encode, identity, ledger, ledger_rules, registered
+from events.contracts import encode, identity, ledger, ledger_rules, registered
 from events.contracts.registry import Event
-from events.envelope import Metadata, RecordedEvent, new_id
+from events.envelope import RecordedEvent, new_id
 from events.sealing import SealBroken, SubjectErased
 from events.texts import NAMES, Texts
+from recording import recorded
 
 AT = datetime(2026, 2, 12, 9, tzinfo=UTC)
 ASHA, RAVI = new_id(), new_id()
@@ -74,19 +75,7 @@ def _posted(**texts: Any) -> ledger.AccountPosted:
 
 
 def _recorded(payload: Event, user: UUID = ASHA, category: str = "ledger") -> RecordedEvent:
-    contract = contract_of(payload)
-    return RecordedEvent(
-        position=1,
-        stream=f"{category}-{user}",
-        version=1,
-        event_id=new_id(),
-        type=contract.type,
-        schema_version=contract.schema_version,
-        subject=user,
-        data=encode(payload),
-        metadata=Metadata(),
-        recorded_at=AT,
-    )
+    return recorded(payload, stream=f"{category}-{user}", subject=user)
 
 
 async def test_texts_are_opened_for_consumers_wherever_they_are() -> None:

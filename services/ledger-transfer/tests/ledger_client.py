@@ -11,9 +11,8 @@ import jwt
 import msgspec
 from chassis.tokens import TokenVerifier, VerificationKeyCache
 from cryptography.hazmat.primitives.asymmetric import ec
-from events.contracts import banking, encode, trading
-from events.contracts.registry import Event, contract_of
-from events.envelope import Metadata, RecordedEvent, new_id
+from events.contracts import banking, trading
+from events.envelope import new_id
 from events.projections import Projections
 from events.sequencer import Sequencer
 from events.store import EventStore
@@ -21,6 +20,7 @@ from jwt.algorithms import ECAlgorithm
 from ledger_transfer.ledger import Ledger
 from ledger_transfer.projections import PROJECTIONS
 from ledger_transfer.state import account_id_of
+from recording import recorded
 
 ISSUER = "https://sangam.test"
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -200,19 +200,3 @@ class Client:
     async def balances(self) -> list[str]:
         await self.read_model.catch_up()
         return [item["balance"] for item in (await self.get("/api/accounts")).json()["items"]]
-
-
-def recorded(item: Event) -> RecordedEvent:
-    contract = contract_of(item)
-    return RecordedEvent(
-        position=0,
-        stream=f"test-{new_id()}",
-        version=1,
-        event_id=new_id(),
-        type=contract.type,
-        schema_version=contract.schema_version,
-        subject=None,
-        data=encode(item),
-        metadata=Metadata(),
-        recorded_at=AT,
-    )

@@ -16,9 +16,9 @@ import pytest
 from events.contracts import banking, trading
 from events.contracts.ledger import TransferCompleted, TransferHeld
 from events.contracts.ledger_rules import BalanceBelow, Caps, RuleCreated, RuleTerms, ToTarget
-from events.contracts.registry import Event, contract_of, encode
+from events.contracts.registry import Event
 from events.decisions import Refusal
-from events.envelope import Metadata, RecordedEvent, new_id
+from events.envelope import Metadata, new_id
 from events.store import EventIdReused, EventStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,6 +33,7 @@ from ledger_transfer.reversals import NotReversible, reversal_id_of, reverse
 from ledger_transfer.rule_terms import worst_case
 from ledger_transfer.state import LedgerState, account_id_of, fold
 from ledger_transfer.transfers import Clearance, StepUp, TransferRequest, transfer
+from recording import recorded
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -306,19 +307,3 @@ async def test_a_request_sent_twice_at_once_gets_one_answer_twice(cell: "Cell", 
     first, second = sorted(customer.answers[len(BEFORE) :], key=lambda answer: answer.replayed)
     assert (first.refusal, second.refusal) == (None, None)
     assert (first.events, first.replayed, second.replayed) == (second.events, False, True)
-
-
-def recorded(item: Event) -> RecordedEvent:
-    contract = contract_of(item)
-    return RecordedEvent(
-        position=0,
-        stream=f"test-{new_id()}",
-        version=1,
-        event_id=new_id(),
-        type=contract.type,
-        schema_version=contract.schema_version,
-        subject=None,
-        data=encode(item),
-        metadata=Metadata(),
-        recorded_at=AT,
-    )

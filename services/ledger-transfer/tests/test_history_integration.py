@@ -20,10 +20,11 @@ from events.contracts import banking, identity
 from events.contracts.ledger import AlertRaised, Leg, SyncRequested, TransferCompleted
 from events.envelope import new_id, platform_stream
 from events.store import StreamAppend
-from ledger_client import AT, Client, recorded
+from ledger_client import AT, Client
 from ledger_transfer.ledger import NOBODY
 from ledger_transfer.projections.integrity import Integrity
 from ledger_transfer.vigil import BREAK_GRACE, Vigil, books_broken
+from recording import recorded
 from simulators.life import Life
 from sync_gateway.feeds import translate
 

@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 import pytest
 from events.consumer import Handler
-from events.contracts import banking, encode, identity, trading
+from events.contracts import banking, identity, trading
 from events.contracts.ledger import (
     AccountOpened,
     AccountPosted,
@@ -20,7 +20,7 @@ from events.contracts.ledger import (
     TransferRefused,
     TransferSettled,
 )
-from events.contracts.registry import Event, contract_of
+from events.contracts.registry import Event
 from events.envelope import Metadata, RecordedEvent, new_id, platform_stream
 from events.projections import Projections, rebuild
 from events.sequencer import Sequencer
@@ -34,6 +34,7 @@ from ledger_transfer.projections.clearing import Totals, self_check, totals
 from ledger_transfer.reactions import Reactions
 from ledger_transfer.state import LedgerState, account_id_of, fold
 from ledger_transfer.transfers import AccountNotFound, TransferRequest
+from recording import recorded
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -167,22 +168,6 @@ class Customer:
             amount_minor=amount,
             currency="INR",
         )
-
-
-def recorded(item: Event) -> RecordedEvent:
-    contract = contract_of(item)
-    return RecordedEvent(
-        position=0,
-        stream=f"test-{new_id()}",
-        version=1,
-        event_id=new_id(),
-        type=contract.type,
-        schema_version=contract.schema_version,
-        subject=None,
-        data=encode(item),
-        metadata=Metadata(),
-        recorded_at=AT,
-    )
 
 
 @pytest.fixture

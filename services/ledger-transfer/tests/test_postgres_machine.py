@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from events.contracts import banking, trading
 from events.contracts.ledger import TransferCompleted, TransferHeld, TransferRefused
-from events.contracts.registry import Event, contract_of, encode
-from events.envelope import Metadata, RecordedEvent, new_id
+from events.contracts.registry import Event
+from events.envelope import Metadata, new_id
 from events.store import EventStore
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -33,6 +33,7 @@ from ledger_transfer.projections.clearing import totals
 from ledger_transfer.reversals import NotReversible
 from ledger_transfer.state import account_id_of, evolve, fold
 from ledger_transfer.transfers import TransferRefusal, TransferRequest
+from recording import recorded
 
 if TYPE_CHECKING:
     from provision import Cell
@@ -358,22 +359,6 @@ class Money(RuleBasedStateMachine):
             state = evolve(state, event.payload)
             if isinstance(event.payload, TransferCompleted):
                 assert state.accounts[event.payload.from_account_id].balance_minor >= 0
-
-
-def recorded(item: Event) -> RecordedEvent:
-    contract = contract_of(item)
-    return RecordedEvent(
-        position=0,
-        stream=f"test-{new_id()}",
-        version=1,
-        event_id=new_id(),
-        type=contract.type,
-        schema_version=contract.schema_version,
-        subject=None,
-        data=encode(item),
-        metadata=Metadata(),
-        recorded_at=datetime(2026, 2, 12, tzinfo=UTC),
-    )
 
 
 def test_two_replicas_and_a_model_agree_after_every_step(cell: "Cell") -> None:

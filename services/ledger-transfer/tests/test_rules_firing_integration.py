@@ -14,15 +14,15 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from events.contracts import encode, trading
+from events.contracts import trading
 from events.contracts.ledger import TransferSettled
 from events.contracts.ledger_rules import FixedAmount, RuleFired, RuleRefused, RuleTerms, Scheduled
-from events.contracts.registry import Event, contract_of
-from events.envelope import Metadata, RecordedEvent, derived_id, new_id
+from events.envelope import derived_id
 from events.store import EventStore
 from ledger_transfer import replenish
 from ledger_transfer import timer as timer_module
 from ledger_transfer.ledger import Ledger
+from recording import recorded
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -50,22 +50,6 @@ def of(customer: Customer, agreed: RuleTerms) -> RuleTerms:
 def every(day: str, at: str, amount_minor: int, on: int | None = None) -> RuleTerms:
     schedule: Any = Scheduled(every=day, on=on, at=at)  # type: ignore[arg-type]
     return terms(schedule, FixedAmount(amount_minor=amount_minor))
-
-
-def recorded(item: Event, event_id: UUID, at: datetime) -> RecordedEvent:
-    """A platform's item as the log has it."""
-    return RecordedEvent(
-        position=0,
-        stream=f"test-{event_id}",
-        version=1,
-        event_id=event_id,
-        type=contract_of(item).type,
-        schema_version=1,
-        subject=None,
-        data=encode(item),
-        metadata=Metadata(),
-        recorded_at=at,
-    )
 
 
 async def scheduled(world: RuleWorld, agreed: RuleTerms, savings: int = 10_000_00) -> Customer:
@@ -177,7 +161,7 @@ async def test_a_rules_transfer_reported_back_settles_and_posts_nothing(world: R
         reason="payin",
         reference=reference,
     )
-    await world.ledger.record(customer.user_id, recorded(payin, new_id(), world.now))
+    await world.ledger.record(customer.user_id, recorded(payin, at=world.now))
     settled = (await world.events(customer))[len(before) :]
     assert [type(event).__name__ for event in settled] == ["TransferSettled"] * 2
     assert {(event.transfer_id, event.platform) for event in settled if isinstance(event, TransferSettled)} == {
@@ -351,7 +335,7 @@ async def test_a_storm_of_ten_thousand_rules_on_one_salary_day(world: RuleWorld)
     salaries = []
     for number, customer in enumerate(customers):
         item = customer.salary(50_000_00 + number)
-        salaries.append(recorded(item, derived_id(customer.user_id, "salary"), world.now))
+        salaries.append(recorded(item, event_id=derived_id(customer.user_id, "salary"), at=world.now))
     batch = 500
     for first in range(0, len(salaries), batch):
         await asyncio.gather(

@@ -26,7 +26,6 @@ from notifier.projections import PROJECTIONS
 from notifier.reactions import Grouping
 from notifier.settings import Settings
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from deployed import MASTER, settings_of

@@ -9,9 +9,9 @@ import asyncpg
 import httpx
 import pytest
 from chassis.cursors import CursorCodec
-from events.contracts import contract_of, encode, identity
+from events.contracts import identity
 from events.contracts.notification import Channel, NotificationRaised, NotificationRequested
-from events.envelope import Metadata, RecordedEvent, new_id
+from events.envelope import new_id
 from notifier import deliveries
 from notifier.api import PUSH_SUBSCRIPTIONS_MAX
 from notifier.deliveries import Outcome
@@ -19,6 +19,7 @@ from notifier.live import NotificationFeed
 from notifier.outbox import enqueue
 from notifier.preferences import mailed, pushed
 from notifier.telling import Entry
+from recording import recorded
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -65,18 +66,7 @@ async def test_a_socket_tells_what_the_inbox_shows() -> None:
     clients: Any = Everybody()
     feed = NotificationFeed(clients, world, world, world, CursorCodec("a secret of the tests"))
     events = [
-        RecordedEvent(
-            position=n,
-            stream=f"inbox-{of}",
-            version=n,
-            event_id=new_id(),
-            type=contract_of(payload).type,
-            schema_version=1,
-            subject=of,
-            data=encode(payload),
-            metadata=Metadata(),
-            recorded_at=AT,
-        )
+        recorded(payload, position=n, stream=f"inbox-{of}", version=n, subject=of)
         for n, (of, payload) in enumerate(
             [
                 (user, raised("in_app", "email")),

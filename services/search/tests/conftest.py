@@ -16,7 +16,6 @@ from search.api import routes
 from search.projections import projections
 from search.replica import Replica
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from read_side import World, open_client, open_world

@@ -13,9 +13,10 @@ from chassis.clients import Client, Clients
 from chassis.cursors import CursorCodec
 from chassis.problems import Problem
 from chassis.topics import topics
-from events.contracts import contract_of, encode, identity
-from events.envelope import Metadata, RecordedEvent, new_id
+from events.contracts import identity
+from events.envelope import Metadata, RecordedEvent
 from gateway_harness import transfer
+from recording import recorded
 from sync_gateway.hub import Cursors, Hub
 from sync_gateway.projections.feed import FeedPage, FeedRow
 
@@ -83,13 +84,15 @@ class Gate:
 
 
 def event(position: int, contract: Any = None, subject: UUID | None = USER) -> RecordedEvent:
-    payload = contract or transfer(position)
-    known = contract_of(type(payload))
-    return RecordedEvent(
-        position=position, stream=f"ledger-{USER}", version=position, event_id=new_id(), type=known.type,
-        schema_version=known.schema_version, subject=subject, data=encode(payload), metadata=Metadata(actor="test"),
-        recorded_at=datetime.now(UTC),
-    )  # fmt: skip
+    return recorded(
+        contract or transfer(position),
+        position=position,
+        stream=f"ledger-{USER}",
+        version=position,
+        subject=subject,
+        metadata=Metadata(actor="test"),
+        at=datetime.now(UTC),
+    )
 
 
 async def test_everything_once_whatever_happens_during_the_replay() -> None:

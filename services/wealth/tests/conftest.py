@@ -15,7 +15,6 @@ from wealth.insights import Thresholds
 from wealth.noticed import WealthState, evolve
 from wealth.projections import PROJECTIONS
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "shared"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from read_side import World, open_client, open_world
