@@ -368,7 +368,7 @@ GUARDS = (
         _SOURCE + "api.py",
         '"DELETE FROM push_subscription WHERE user_id = $1 AND endpoint = $2 RETURNING id"',
         '"DELETE FROM push_subscription WHERE $1::uuid IS NOT NULL AND endpoint = $2 RETURNING id"',
-        _tests("inbox_route::targets"),
+        _tests("settings_routes::targets"),
     ),
     Guard(
         "notifier, targets: browsers without end",
@@ -382,7 +382,7 @@ GUARDS = (
         _SOURCE + "api.py",
         "        egress.check(url)\n",
         "        pass\n",
-        _tests("inbox_route::targets"),
+        _tests("settings_routes::targets"),
     ),
     Guard(
         "notifier, operator: a message from a customer",

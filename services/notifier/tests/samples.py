@@ -247,3 +247,11 @@ EVENTS: dict[str, Event] = {
         category="system", priority="medium", title="Maintenance on Sunday", body="From 02:00 to 03:00 IST."
     ),
 }
+
+BROWSER = {
+    "endpoint": "https://push.example/1",
+    "keys": {
+        "p256dh": "BPtGyrmBw5Ck3tbFrlSFYzUsVbUzIQ-A1pqWWf4lkC8pqkN3QCXgJCXDPo6xYMhdKqBQUpRG8AEnvqQaajxdWrk",
+        "auth": "BTBZMqHH6r4Tts7J_aSIgg",
+    },
+}
