@@ -1,16 +1,21 @@
 """Finds PostgreSQL, RabbitMQ and nginx on this machine and installs Debian's packages for what is missing."""
 
 import contextlib
+import fcntl
 import glob
 import os
 import re
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 POLICY = Path("/usr/sbin/policy-rc.d")
+LOCK_TIMEOUT_S = 300
+"""How long somebody else's apt-get is waited for."""
 
 
 class MissingSoftware(Exception):
@@ -68,9 +73,15 @@ def require(names: Sequence[str], progress: Callable[[str], None]) -> None:
     Raises:
         MissingSoftware: with what to install by hand.
     """
-    missing = [name for name in names if find(name) is None]
-    if not missing:
+    if all(find(name) for name in names):
         return
+    with _one_at_a_time():
+        missing = [name for name in names if find(name) is None]
+        if missing:
+            _bring(missing, progress)
+
+
+def _bring(missing: Sequence[str], progress: Callable[[str], None]) -> None:
     packages = sorted({TOOLS[name].debian for name in missing})
     if shutil.which("apt-get") is None:
         formulas = " ".join(sorted({TOOLS[name].homebrew for name in missing}))
@@ -94,22 +105,34 @@ def install(packages: Sequence[str], progress: Callable[[str], None]) -> None:
     if privileged is None:
         raise MissingSoftware(f"needed, but not installed: run `sudo apt-get install {' '.join(packages)}`")
     progress(f"installing {' '.join(packages)} (apt-get)")
-    apt = [
-        *privileged,
-        "env",
-        "DEBIAN_FRONTEND=noninteractive",
-        "apt-get",
-        "-q",
-        "-o",
-        "DPkg::Lock::Timeout=180",
-    ]
     with _daemons_stay_down(privileged):
         # The package lists of a fresh image are empty or old.
-        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-            done = subprocess.run([*apt, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-            if done.returncode != 0:
-                output = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-                raise MissingSoftware(f"apt-get {arguments[0]} failed:\n{output}")
+        _apt_get(privileged, ["update"])
+        _apt_get(privileged, ["install", "-y", "--no-install-recommends", *packages])
+
+
+def _apt_get(privileged: Sequence[str], arguments: Sequence[str]) -> None:
+    # Its own timeout covers the lock on what is installed, not the one on the lists.
+    command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", f"DPkg::Lock::Timeout={LOCK_TIMEOUT_S}"]
+    deadline_s = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        done = subprocess.run(
+            [*privileged, *command, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        if done.returncode == 0:
+            return
+        if "Could not get lock" not in done.stderr or time.monotonic() > deadline_s:
+            output = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+            raise MissingSoftware(f"apt-get {arguments[0]} failed:\n{output}")
+        time.sleep(1)
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Stacks and tests that start side by side on a bare machine install once, and the others wait for it."""
+    with Path(tempfile.gettempdir(), f"sangam-packages-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _privileges() -> list[str] | None:
