@@ -8,16 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import of_backbone
-import of_gateway
-import of_identity
-import of_notifier
-import of_search
 from guard import Guard
+from guards import GUARDS
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[2]
-GUARDS = (*of_backbone.GUARDS, *of_gateway.GUARDS, *of_identity.GUARDS, *of_notifier.GUARDS, *of_search.GUARDS)
 
 
 def noticed(guard: Guard) -> bool | None:

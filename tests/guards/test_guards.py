@@ -6,21 +6,13 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-import of_backbone
-import of_gateway
-import of_identity
-import of_notifier
-import of_search
 from guard import Guard
+from guards import GUARDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(
-    "guard",
-    [*of_backbone.GUARDS, *of_gateway.GUARDS, *of_identity.GUARDS, *of_notifier.GUARDS, *of_search.GUARDS],
-    ids=lambda guard: guard.against,
-)
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.against)
 def test_the_code_reads_so(guard: Guard) -> None:
     assert (ROOT / guard.file).read_text().count(guard.guarded) == 1
     for test in guard.tests:
