@@ -18,7 +18,7 @@ import pytest
 from chassis.consistency import HEADER, consistency_token
 from events.envelope import new_id
 from search import replica as replica_module
-from search.engine import SearchIndex
+from search.index_queries import IndexQueries
 from search.replica import Replica
 from search_serving import serving
 from search_story import customer, posted, search
@@ -114,7 +114,7 @@ async def test_an_index_that_fails_under_a_query_is_answered_for_and_checked(
     user, _, _ = await customer(world, lambda account: posted(account, 1))
     async with serving(world, tmp_path) as (replica, client):
         await world.deliver()
-        healthy = SearchIndex._steps
+        healthy = IndexQueries.steps
 
         class PanicException(BaseException):
             pass
@@ -122,9 +122,9 @@ async def test_an_index_that_fails_under_a_query_is_answered_for_and_checked(
         def broken(*_: Any) -> Any:
             raise ValueError("a term is not where it should be") if failing == "search" else PanicException("out")
 
-        monkeypatch.setattr(SearchIndex, "_steps", broken)
+        monkeypatch.setattr(IndexQueries, "steps", broken)
         assert await totals(client, world, [user]) == [1]
-        monkeypatch.setattr(SearchIndex, "_steps", healthy)
+        monkeypatch.setattr(IndexQueries, "steps", healthy)
         await until(lambda: indexed(replica))
         assert await totals(client, world, [user]) == [1]
 
