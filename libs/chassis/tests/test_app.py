@@ -23,6 +23,7 @@ from events.envelope import Metadata
 from events.store import EventIdReused, VersionConflict
 from jwt.algorithms import ECAlgorithm
 from litestar import get, post
+from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.testing import AsyncTestClient
 from opentelemetry import trace
@@ -56,12 +57,12 @@ async def list_payees(
 
 
 @get("/payees/{payee_id:uuid}")
-async def show_payee(payee_id: FromPath[UUID], caller: Caller) -> dict[str, UUID]:
+async def show_payee(payee_id: FromPath[UUID], caller: NamedDependency[Caller]) -> dict[str, UUID]:
     return {"id": payee_id, "user": caller.user_id}
 
 
 @post("/private")
-async def private(data: JSONBody[Payee], caller: Caller) -> Metadata:
+async def private(data: JSONBody[Payee], caller: NamedDependency[Caller]) -> Metadata:
     return caller.metadata()
 
 
@@ -71,7 +72,7 @@ async def metadata(request: AnyRequest) -> Metadata:
 
 
 @get("/contained")
-async def contained(caller: Caller, caught_up: CaughtUp) -> dict[str, int | None]:
+async def contained(caller: NamedDependency[Caller], caught_up: NamedDependency[CaughtUp]) -> dict[str, int | None]:
     return {"position": caught_up.position}
 
 

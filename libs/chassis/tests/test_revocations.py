@@ -16,6 +16,7 @@ from chassis.tokens import Caller, InvalidToken, TokenVerifier, VerificationKeyC
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from litestar import post
+from litestar.di import NamedDependency
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 ISSUER = "http://localhost:4025"
@@ -54,23 +55,23 @@ class Host:
 
 
 @post("/pay", opt=MOVES_MONEY, status_code=200)
-async def pay(caller: Caller, step_up: StepUp | None) -> dict[str, Any]:
+async def pay(caller: NamedDependency[Caller], step_up: NamedDependency[StepUp | None]) -> dict[str, Any]:
     given = step_up and (step_up.amount_minor, step_up.currency, step_up.to_account_id)
     return {"user": caller.user_id, "covered": given == (50_000_00, "INR", None)}
 
 
 @post("/look", status_code=200)
-async def look(caller: Caller) -> dict[str, Any]:
+async def look(caller: NamedDependency[Caller]) -> dict[str, Any]:
     return {"user": caller.user_id}
 
 
 @post("/reverse", opt={**MOVES_MONEY, **ops_may("transfers:reverse")}, status_code=200)
-async def reverse(caller: Caller) -> dict[str, Any]:
+async def reverse(caller: NamedDependency[Caller]) -> dict[str, Any]:
     return {"user": caller.user_id}
 
 
 @post("/write", opt=ops_may("notifications:write", only=True), status_code=200)
-async def write(caller: Caller) -> dict[str, Any]:
+async def write(caller: NamedDependency[Caller]) -> dict[str, Any]:
     return {"user": caller.user_id}
 
 
