@@ -9,6 +9,7 @@ db() { psql -X -q -v ON_ERROR_STOP=1 "${EVENT_STORE_URL/event_store/$1}" "${@:2}
 pid_of() { jq ".processes[\"$1\"].pid" "$RUN/state.json"; }
 step() { printf '\n== %s\n' "$*"; }
 die() { printf 'drill failed: %s\n' "$*" >&2; exit 1; }
+for tool in jq psql; do command -v "$tool" >/dev/null || die "$tool is needed and not installed"; done
 
 # until_true SECONDS WHAT COMMAND…: again and again until it succeeds.
 until_true() {

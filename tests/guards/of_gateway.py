@@ -339,4 +339,11 @@ GUARDS = (
         "for event in await log.read_types(after, last, types)]",
         _sync("catch_up_integration"),
     ),
+    Guard(
+        "webhooks: any number of answers that are not written down",
+        _SYNC + "endpoint.py",
+        " and len(self.sending) < open_max:",
+        ":",
+        _sync("endpoint"),
+    ),
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import aiohttp
+import packages
 import pytest
 from customers import Customer, make_customer, transfer
 
@@ -24,6 +25,7 @@ DRILLS = Path(__file__).parents[2] / "docs" / "drills"
 
 async def drill(stack: "Stack", name: str, **environment: str) -> str:
     """What the script said; fails with it if the script does."""
+    packages.require(["jq"], print)
     state = {"processes": {name: {"pid": stack.pid(name)} for name in stack.names()}}
     (stack.directory / "state.json").write_text(json.dumps(state))
     process = await asyncio.create_subprocess_exec(

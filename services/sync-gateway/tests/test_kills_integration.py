@@ -92,7 +92,7 @@ async def test_no_webhook_in_flight_is_lost_and_no_listener_misses_an_event(mort
     crowd = Crowd(port)
     async with Receiver(gateway.receiver_port) as receiver, gateway.store("ledger_transfer") as store:
         receiver.replies["/hook"] = slowly
-        webhook = await gateway.webhook(gateway.ops_token(), "ledger.#", concurrency_max=16, rate_per_s=1000)
+        webhook = await gateway.webhook(gateway.ops_token(), "ledger.#", concurrency_max=4, rate_per_s=1000)
         await crowd.join(tokens)
         each = WEBHOOKS // USERS
         for user in users:
@@ -128,7 +128,7 @@ async def test_no_webhook_in_flight_is_lost_and_no_listener_misses_an_event(mort
             amounts.setdefault(message.body["subject"], []).append(message.amount)
     assert all(len(same) == 1 for same in ids.values()), "sent again under the same id"
     assert all(of_one == list(range(1, each + 2)) for of_one in amounts.values()), "in each stream's order"
-    assert len(messages) - total <= 16, "only what was in flight is sent again"
+    assert len(messages) - total <= 2 * 4, "only what was in flight or not written down is sent again"
 
     assert all(got == set(range(1, each + 2)) for got in crowd.received.values())
     assert len(crowd.received) == CLIENTS

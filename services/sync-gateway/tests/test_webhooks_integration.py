@@ -162,12 +162,15 @@ async def test_probes_wait_for_retry_after_too(gateway: Gateway, ledger_store: E
     user_id, path = uuid4(), f"/{uuid4()}"
     token = gateway.token(user_id)
     async with Receiver(gateway.receiver_port) as receiver:
-        receiver.replies[path] = status(500)
+
+        async def reply(_: Received) -> web.StreamResponse:
+            fails_first = len(receiver.at(path)) < 5
+            return web.Response(status=500) if fails_first else web.Response(status=503, headers={"Retry-After": "3"})
+
+        receiver.replies[path] = reply
         webhook = await gateway.webhook(token, "ledger.#", path=path, retry_delays_s=[0] * 3)
         for number in (1, 2):
             await append(ledger_store, user_id, number)
-        await receiver.until(4, path)
-        receiver.replies[path] = status(503, **{"Retry-After": "3"})
         asked = (await receiver.until(5, path))[4]  # the fifth failure: quarantine
         after = (await receiver.until(6, path))[5]
         assert after.at_s - asked.at_s > 2.9, "probed after 0.3 s otherwise"

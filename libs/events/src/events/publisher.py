@@ -22,6 +22,7 @@ from events.contracts import registry
 from events.envelope import CloudEvent
 from events.outage import BROKER_ERRORS, close_broker
 from events.passwords import connect_broker
+from events.pipelining import Message, publish_all
 from events.tracing import link
 from events.wire import LogSlice
 
@@ -142,10 +143,6 @@ class _Backlog:
             await asyncio.gather(reading, return_exceptions=True)
 
 
-Message = tuple[bytes, str, spec.Basic.Properties]
-"""Body, routing key, properties."""
-
-
 class _OpenBatch(NamedTuple):
     last: int
     """Its last position."""
@@ -252,7 +249,7 @@ class Publisher(ABC):
                     if span.is_recording():
                         with contextlib.suppress(msgspec.DecodeError):
                             link(span, [event.traceparent for each in slices for event in each.decoded()])
-                    confirms = self._send(channel, await self._messages(slices))
+                    confirms = await self._send(channel, await self._messages(slices))
                     sent = slices[-1].last
                     self._open.append(
                         _OpenBatch(sent, len(confirms), asyncio.gather(*confirms), time.monotonic(), span)
@@ -268,7 +265,7 @@ class Publisher(ABC):
                     await asyncio.wait({self._tail.grown}, timeout=_HEARTBEAT_S)
                     if self._tail.head == sent:
                         async with asyncio.timeout(_CONFIRM_WITHIN_S):
-                            await asyncio.gather(*self._send(channel, self._heartbeat()))
+                            await asyncio.gather(*await self._send(channel, self._heartbeat()))
                 await self._save_checkpoint()
         finally:
             await backlog.close()
@@ -294,16 +291,9 @@ class Publisher(ABC):
             metrics.published.labels(self.name).inc(batch.last - self.position)
             self.position = batch.last
 
-    def _send(self, channel: aiormq.Channel, messages: list[Message]) -> list["asyncio.Task[object]"]:
-        # wait=False: with it each publish would hold the channel until the socket is drained.
-        return [
-            asyncio.ensure_future(
-                channel.basic_publish(
-                    body, exchange=self.exchange, routing_key=routing_key, properties=properties, wait=False
-                )
-            )
-            for body, routing_key, properties in messages
-        ]
+    async def _send(self, channel: aiormq.Channel, messages: list[Message]) -> "list[asyncio.Future[object]]":
+        async with asyncio.timeout(_CONFIRM_WITHIN_S):
+            return await publish_all(channel, self.exchange, messages)
 
     async def _save_checkpoint(self) -> None:
         if self.position == self._saved_position or time.monotonic() - self._saved_at_s < _CHECKPOINT_EVERY_S:

@@ -31,6 +31,8 @@ PROBE_PAUSE_S_MAX = 3600.0
 PLATFORM_PROBE_PAUSE_S_MAX = 60.0
 """There are two of them, and what their books lack is money: they are told within a minute of coming back."""
 UNREACHABLE_AFTER = timedelta(days=5)
+_OPEN_PER_ATTEMPT = 2
+"""Attempts whose result is not durable yet, by how many may be under way: a crash repeats no more than that."""
 
 Ending = Literal["gone", "unreachable"]
 
@@ -184,7 +186,8 @@ class Endpoint:
         self._tokens_at_s = now_s
         if now_s < self._not_before_s:
             return self._not_before_s - now_s
-        while self._ready and self._attempting < self._concurrency_max:
+        open_max = _OPEN_PER_ATTEMPT * self._concurrency_max
+        while self._ready and self._attempting < self._concurrency_max and len(self.sending) < open_max:
             if not self._dispatcher.may_start:
                 return 0.2
             if self._tokens < 1:
