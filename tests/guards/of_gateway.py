@@ -200,8 +200,8 @@ GUARDS = (
     Guard(
         "webhook: concurrency",
         _SYNC + "endpoint.py",
-        "while self._ready and self._attempting < self._concurrency_max:",
-        "while self._ready:",
+        "while self._ready and self._attempting < self._concurrency_max and",
+        "while self._ready and",
         _sync("webhooks_integration", "test_no_more_at_once_than_the_webhook_allows"),
     ),
     Guard(

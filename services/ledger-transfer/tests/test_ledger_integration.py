@@ -30,7 +30,7 @@ from ledger_transfer.projections import PROJECTIONS
 from ledger_transfer.projections.clearing import Totals, self_check, totals
 from ledger_transfer.reactions import Reactions
 from ledger_transfer.state import LedgerState, fold
-from ledger_transfer.transfers import AccountNotFound, TransferRequest
+from ledger_transfer.transfers import AccountNotFound, Clearance, TransferRequest
 from ledger_world import AT, NOBODY, CrashError, Customer, World
 from recording import recorded
 
@@ -138,6 +138,11 @@ async def test_a_key_used_for_another_request_is_refused(world: World) -> None:
     await world.ledger.transfer(customer.user_id, customer.request(40_00, "k"), NOBODY, AT)
     with pytest.raises(EventIdReused):
         await world.ledger.transfer(customer.user_id, customer.request(41_00, "k"), NOBODY, AT)
+    # Nor is it told why the other request would be refused.
+    with pytest.raises(EventIdReused):
+        await world.ledger.transfer(
+            customer.user_id, customer.request(42_00, "k"), NOBODY, AT, Clearance(threshold_minor=41_00)
+        )
     assert balances(await world.ledger.state(customer.user_id), customer) == (60_00, 40_00)
 
 
