@@ -4,8 +4,10 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
+import aio_pika
 import pytest
 from events import outage, publisher
+from events.passwords import connect_broker
 from events.publisher import LogPublisher, LogTail
 from events.wire import LogSlice
 
@@ -98,3 +100,25 @@ async def test_whoever_leads_no_more_ends_though_the_connection_cannot_be_closed
     ended = publishing.cancelled()
     publishing.cancel()
     assert ended
+
+
+async def test_a_cancellation_that_comes_with_the_connection_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else who was to end goes on for ever: seen of a consumer whose log had been restored."""
+    answered = asyncio.Event()
+
+    class Made:
+        async def ready(self) -> None:
+            await asyncio.sleep(0.01)
+
+    async def connect(*_: object, **__: object) -> Made:
+        await answered.wait()
+        return Made()
+
+    monkeypatch.setattr(aio_pika.abc.aiormq, "connect", connect)
+    connecting = asyncio.create_task(connect_broker("amqp://user:password@host/vhost", "of this test"))
+    await asyncio.sleep(0.01)
+    answered.set()
+    await asyncio.sleep(0)
+    connecting.cancel()
+    await asyncio.wait({connecting}, timeout=2)
+    assert connecting.cancelled()

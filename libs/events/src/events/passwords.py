@@ -5,6 +5,7 @@ written %2C. A server takes one of them, which one changes while a process runs,
 connects with a URL of the settings does so here.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 POSTGRES, BROKER = ("postgresql", "postgres"), ("amqp", "amqps")
 """Schemes of URLs."""
+
+_CONNECT_WITHIN_S = 5.0
 
 _HOST_AND_PORT = re.compile(r"(\[[^\[\]@]+\]|[^:\[\]@]*)(:\d+)?")
 
@@ -123,6 +126,9 @@ async def connect_broker(url: str, name: str) -> aio_pika.abc.AbstractConnection
     """
 
     async def attempt(candidate: str) -> aio_pika.abc.AbstractConnection:
-        return await aio_pika.connect(candidate, timeout=5, client_properties={"connection_name": name})
+        # Not the client's own timeout, which is asyncio.wait_for: on Python 3.11 it loses a cancellation that comes
+        # with the connection, and who was to end would go on for ever.
+        async with asyncio.timeout(_CONNECT_WITHIN_S):
+            return await aio_pika.connect(candidate, client_properties={"connection_name": name})
 
     return await with_password(url, attempt, refused=aiormq.exceptions.ProbableAuthenticationError)
