@@ -4,7 +4,6 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
-import aio_pika
 import pytest
 from events import outage, publisher
 from events.passwords import connect_broker
@@ -114,7 +113,7 @@ async def test_a_cancellation_that_comes_with_the_connection_is_not_lost(monkeyp
         await answered.wait()
         return Made()
 
-    monkeypatch.setattr(aio_pika.abc.aiormq, "connect", connect)
+    monkeypatch.setattr("aio_pika.abc.aiormq.connect", connect)
     connecting = asyncio.create_task(connect_broker("amqp://user:password@host/vhost", "of this test"))
     await asyncio.sleep(0.01)
     answered.set()
