@@ -87,7 +87,7 @@ GUARDS = (
         _EVENTS + "schema.sql",
         "THEN 'duplicate' ELSE 'reused' END;",
         "THEN 'duplicate' ELSE 'duplicate' END;",
-        _tests("ledger_integration::a_key_used_for_another_request_is_refused"),
+        ("libs/events/tests/test_log.py",),
     ),
     Guard(
         "ledger: a key with another body that would be refused",
