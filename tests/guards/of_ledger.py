@@ -127,13 +127,6 @@ GUARDS = (
         _tests("postgres_machine"),
     ),
     Guard(
-        "ledger: decided on what was not appended",
-        _EVENTS + "coalescer.py",
-        "elif before in doomed or before.outcome is not None:",
-        "elif False:",
-        ("libs/events/tests/test_decisions.py",),
-    ),
-    Guard(
         "ledger: a captured hold captured again",
         _SOURCE + "state.py",
         "holds={key: other for key, other in state.holds.items() if key != transfer_id},",
