@@ -112,8 +112,9 @@ def install(packages: Sequence[str], progress: Callable[[str], None]) -> None:
 
 
 def _apt_get(privileged: Sequence[str], arguments: Sequence[str]) -> None:
-    # Its own timeout covers the lock on what is installed, not the one on the lists.
-    command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", f"DPkg::Lock::Timeout={LOCK_TIMEOUT_S}"]
+    # Its own timeout covers the lock on what is installed, not the one on the lists, which only its words tell.
+    command = ["env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C", "apt-get", "-q"]
+    command += ["-o", f"DPkg::Lock::Timeout={LOCK_TIMEOUT_S}"]
     deadline_s = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         done = subprocess.run(
@@ -130,7 +131,7 @@ def _apt_get(privileged: Sequence[str], arguments: Sequence[str]) -> None:
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Stacks and tests that start side by side on a bare machine install once, and the others wait for it."""
-    with Path(tempfile.gettempdir(), f"sangam-packages-{os.getuid()}.lock").open("w") as lock:
+    with Path(tempfile.gettempdir(), f"sangam-packages-{os.getuid()}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -11,3 +11,12 @@ class Guard(NamedTuple):
     guarded: str
     unguarded: str
     tests: tuple[str, ...]
+
+
+def tests_in(folder: str, *names: str) -> tuple[str, ...]:
+    """Tests by `file` or `file::test`, both without their `test_`."""
+    paths = []
+    for name in names:
+        file, _, test = name.partition("::")
+        paths.append(f"{folder}/test_{file}.py" + (f"::test_{test}" if test else ""))
+    return tuple(paths)

@@ -1,18 +1,14 @@
 """What guards money: sums, floors, holds, limits, once per key, rules that fire once and never in a circle."""
 
-from guard import Guard
+from functools import partial
+
+from guard import Guard, tests_in
 
 _SOURCE = "services/ledger-transfer/src/ledger_transfer/"
 _EVENTS = "libs/events/src/events/"
 
 
-def _tests(*names: str) -> tuple[str, ...]:
-    """`file` or `file::test`."""
-    paths = []
-    for name in names:
-        file, _, test = name.partition("::")
-        paths.append(f"services/ledger-transfer/tests/test_{file}.py" + (f"::test_{test}" if test else ""))
-    return tuple(paths)
+_tests = partial(tests_in, "services/ledger-transfer/tests")
 
 
 GUARDS = (

@@ -1,17 +1,13 @@
 """What guards the notifier: nothing twice, nothing lost, nothing at night, nothing to somebody else."""
 
-from guard import Guard
+from functools import partial
+
+from guard import Guard, tests_in
 
 _SOURCE = "services/notifier/src/notifier/"
 
 
-def _tests(*names: str) -> tuple[str, ...]:
-    """`file` or `file::test`, each without `test_` before it."""
-    found = []
-    for name in names:
-        file, _, test = name.partition("::")
-        found.append(f"services/notifier/tests/test_{file}.py" + (f"::test_{test}" if test else ""))
-    return tuple(found)
+_tests = partial(tests_in, "services/notifier/tests")
 
 
 GUARDS = (
