@@ -63,7 +63,7 @@ judge-and-unit-test: $(SYNCED)
 
 .PHONY: test
 test: check ## check, then every test with real PostgreSQL, RabbitMQ and processes that get killed.
-	.venv/bin/pytest $(WORKERS) --durations=20 --durations-min=5 -m "integration or chaos"
+	.venv/bin/pytest -q $(WORKERS) --durations=20 --durations-min=5 -m "integration or chaos"
 
 .PHONY: chaos
 chaos: $(SYNCED) ## Only the tests that kill processes with SIGKILL.

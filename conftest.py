@@ -6,6 +6,7 @@
 - `make_stack`: stacks of a test's own, e.g. to kill their processes; fsync on.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ for _shared in ("deploy/local", "tests/shared"):
 if TYPE_CHECKING:
     from provision import Cell
     from stack import Stack
+
+# A shell's background job is deaf to Ctrl-C, and so would be every program that a test starts and then interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Nothing in a test run should meet its own rate limit by being fast; limits have a test of their own.
 REQUESTS_PER_S = 20_000

@@ -73,9 +73,7 @@ def require(names: Sequence[str], progress: Callable[[str], None]) -> None:
     Raises:
         MissingSoftware: with what to install by hand.
     """
-    if all(find(name) for name in names):
-        return
-    with _one_at_a_time():
+    with _one_at_a_time():  # what another one is installing may be there already, but not ready
         missing = [name for name in names if find(name) is None]
         if missing:
             _bring(missing, progress)

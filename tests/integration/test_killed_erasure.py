@@ -183,7 +183,9 @@ async def test_an_erasure_ends_whoever_is_killed_in_the_middle_of_it(make_stack:
                 ):
                     await asyncio.sleep(0.1)
             assert await traces.left(stack) == {}
-            assert await index_holds(stack, traces.memo) == []
+            async with asyncio.timeout(30):  # an index of few documents is built anew at once
+                while index_holds(stack, traces.memo):
+                    await asyncio.sleep(0.5)
             credentials = {"email": person.email, "password": PASSWORD, "platform": "bfc"}
             async with http.post(f"{stack.origin}/api/auth/login", json=credentials) as refused:
                 assert refused.status == 401
@@ -198,9 +200,14 @@ async def test_an_erasure_ends_whoever_is_killed_in_the_middle_of_it(make_stack:
             assert (await call(http, "POST", f"{stack.origin}/api/auth/register", json=again)).status == 201
 
 
-async def index_holds(stack: "Stack", word: str) -> list[str]:
+def index_holds(stack: "Stack", word: str) -> list[str]:
     """The files of search's index that hold the word as text."""
     folder, needle = stack.data / "search-index", word.lower().encode()
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert files, "there is an index"
-    return [path.name for path in files if needle in path.read_bytes().lower()]
+    holding = []
+    for path in files:
+        with suppress(FileNotFoundError):  # an index takes the place of another one
+            if needle in path.read_bytes().lower():
+                holding.append(path.name)
+    return holding

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import random
 import resource
+import secrets
 import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,6 +18,7 @@ from uuid import UUID
 import httpx
 import pytest
 from chassis.consistency import HEADER, consistency_token
+from events.contracts import identity
 from events.envelope import new_id
 from search import replica as replica_module
 from search.index_queries import IndexQueries
@@ -127,6 +130,34 @@ async def test_an_index_that_fails_under_a_query_is_answered_for_and_checked(
         monkeypatch.setattr(IndexQueries, "steps", healthy)
         await until(lambda: indexed(replica))
         assert await totals(client, world, [user]) == [1]
+
+
+async def test_who_was_erased_leaves_the_files_too_also_after_a_restart(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Digits at random, of which what compresses the files may shorten the last.
+    word_of_one, word_of_other = (secrets.token_hex(12) for _ in range(2))
+
+    def holds(word: str) -> bool:
+        return any(word[:16].encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+
+    goes, _, _ = await customer(world, lambda account: posted(account, 1, word_of_one))
+    stays, _, _ = await customer(world, lambda account: posted(account, 1, word_of_other))
+    monkeypatch.setattr(replica_module, "PURGE_AFTER_S_PER_DOCUMENT", 3600.0)
+    monkeypatch.setattr(replica_module, "COMMIT_INTERVAL_S", 0.0)
+    async with serving(world, tmp_path) as (replica, client):
+        await world.deliver()
+        await world.append(f"user-{goes}", identity.UserErased(user_id=goes, erased_at=datetime.now(UTC)))
+        await world.deliver()
+        await until(lambda: replica.index is not None and replica.index.committed == world.position)
+        assert holds(word_of_one), "a deletion alone takes nothing out of a file"
+    monkeypatch.setattr(replica_module, "PURGE_AFTER_S_PER_DOCUMENT", 0.1)
+    async with serving(world, tmp_path) as (replica, client):
+        await until(lambda: indexed(replica) and replica.index is not None and not replica.index.holds_erased)
+        await until(lambda: len(list(tmp_path.glob("*/generation-*"))) == 1)
+        assert not holds(word_of_one)
+        assert (await search(client, world, stays, q=word_of_other))["total"] == 1
+        assert holds(word_of_other)
 
 
 async def test_another_read_model_gets_another_index(world: Any, tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ class _Meta(msgspec.Struct, frozen=True, kw_only=True):
     shape: int
     origin: Origin
     position: int
+    holds_erased: bool = False
 
 
 class Found(NamedTuple):
@@ -128,6 +129,9 @@ class SearchIndex:
         self.committed = meta.position
         """The position that a restart would go on from."""
         self.origin = meta.origin
+        self.holds_erased = meta.holds_erased
+        """Whether somebody was erased since it was built: no answer has it, but files keep what is deleted until they are
+        merged."""
         self._queries = IndexQueries(build_schema())
         self._index = index
         # Only a commit of ours changes anything. By itself the reader would look at the folder twice a second, from a
@@ -221,6 +225,7 @@ class SearchIndex:
     def erase(self, user_id: UUID) -> None:
         """Removes everything of a customer, from memory too."""
         self._writer.delete_documents_by_term("user", user_id.hex)
+        self.holds_erased = True
         self._touched.add(user_id)
         self._must_commit = True
 
@@ -258,7 +263,8 @@ class SearchIndex:
     def _commit(self, position: int) -> None:
         meta = tantivy.Document()
         meta.add_text("key", _META)
-        meta.add_bytes("body", msgspec.json.encode(_Meta(shape=SHAPE, origin=self.origin, position=position)))
+        now = _Meta(shape=SHAPE, origin=self.origin, position=position, holds_erased=self.holds_erased)
+        meta.add_bytes("body", msgspec.json.encode(now))
         self._writer.delete_documents_by_term("key", _META)
         self._writer.add_document(meta)
         self._writer.commit()
