@@ -1,12 +1,9 @@
 """identity: how fast a revocation reaches everybody, and logins, verifications and exchanges beside their raw cost."""
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -16,6 +13,7 @@ import jwt
 from argon2 import PasswordHasher
 from chassis.tokens import TokenVerifier, VerificationKeyCache
 from cryptography.hazmat.primitives.asymmetric import ec
+from held import held
 from identity.passwords import Argon2id
 from jwt.algorithms import ECAlgorithm
 from report import Figure, Line, quantile, rate
@@ -49,7 +47,7 @@ async def measure(stack: "Stack") -> list[Line]:
         for each in people:
             await each.register()
         person = people[0]
-        with _held(stack, ("ledger_transfer", "sync_gateway", "wealth", "notifier", "search")):
+        with held(stack, ("ledger_transfer", "sync_gateway", "wealth", "notifier", "search")):
             alone = await _login_line(people, "login over HTTP, other services held")
         return [
             await _hash_line(),
@@ -94,19 +92,6 @@ class _Person:
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
-
-
-@contextmanager
-def _held(stack: "Stack", names: Sequence[str]) -> Iterator[None]:
-    """Stops these services for a while, without their noticing: what the machine does then is identity's alone."""
-    pids = [stack.pid(name) for name in names]
-    try:
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def _argon2() -> tuple[PasswordHasher, str]:

@@ -45,13 +45,15 @@ TOOLS = {
     ),
     "epmd": Tool(("epmd", "/usr/lib/erlang/bin/epmd"), "erlang-base", "erlang"),
     "nginx": Tool(("nginx", "/usr/sbin/nginx", "/opt/homebrew/bin/nginx"), "nginx", "nginx"),
-    # Only tests ask for these: judges of what we export and of our alerts, what the documents' examples use, a browser.
+    # Only tests and benches ask for these: judges of what we export and of our alerts, what the documents' examples
+    # use, a browser, a load.
     "hledger": Tool(("hledger",), "hledger", "hledger"),
     "curl": Tool(("curl",), "curl", "curl"),
     "jq": Tool(("jq",), "jq", "jq"),
     "chromium": Tool(("chromium", "/Applications/Chromium.app/Contents/MacOS/Chromium"), "chromium", "chromium"),
     "chromedriver": Tool(("chromedriver",), "chromium-driver", "chromedriver"),
     "promtool": Tool(("promtool",), "prometheus", "prometheus"),
+    "wrk": Tool(("wrk",), "wrk", "wrk"),
 }
 SERVERS = ("postgres", "rabbitmq-server", "epmd", "nginx")
 

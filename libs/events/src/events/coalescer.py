@@ -14,6 +14,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import structlog
 
 from events import contracts, pg
@@ -42,7 +43,7 @@ _APPEND = (
 _APPEND_ONE = "SELECT store.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 
 
-class StreamAppend(NamedTuple):
+class StreamAppend(msgspec.Struct, frozen=True, gc=False):
     """The events one request wants on one stream.
 
     `expected` is the stream's version that the decision was made on: None accepts any,
@@ -65,7 +66,7 @@ class Row(NamedTuple):
     metadata: bytes
 
 
-class Part(NamedTuple):
+class Part(msgspec.Struct, frozen=True, gc=False):
     stream: str
     expected: int | None
     rows: tuple[Row, ...]
@@ -132,7 +133,7 @@ class Request:
         return type(self.outcome) is Verdict and self.outcome.outcome == "appended"
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What became of one request: `appended`, `duplicate`, `reused` or `conflict`.
 
     `versions` has one entry per part: after the part (appended), of the request's first event
@@ -186,6 +187,7 @@ class Coalescer:
         self._append = pg.Session(url, application_name="append", statement_timeout_ms=10_000)
         # The wake-up is a hint: a lost one costs a poll interval, so it need not reach the disk.
         self._notify = pg.Session(url, application_name="wake", settings={"synchronous_commit": "off"})
+        self._loop = asyncio.get_running_loop()  # asking for it each time asks the kernel for the process's id
         self._waiting: deque[Request] = deque()
         self._arrived = asyncio.Event()
         self._committed = asyncio.Event()
@@ -204,7 +206,7 @@ class Coalescer:
         The result's exception is an OSError, asyncpg.PostgresError or asyncpg.InterfaceError where the outcome is
         unknown; submitting the same `event_id` again is always safe.
         """
-        result: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[Verdict] = self._loop.create_future()
         if follows is not None and follows.appended:
             follows = None
         request = Request(event_id, request_hash, parts, result, follows)
@@ -297,8 +299,8 @@ class Coalescer:
         for request in batch:
             for part in request.parts:
                 growth[part.stream] = growth.get(part.stream, 0) + len(part.rows)
-        # Sorted by UTF-8 bytes, as the "C" collation does: every transaction locks in this order.
-        streams = sorted(growth, key=str.encode)
+        # By code points is by UTF-8 bytes, as the "C" collation sorts: every transaction locks in this order.
+        streams = sorted(growth)
         index = {stream: n for n, stream in enumerate(streams, 1)}
         before = dict.fromkeys(streams, 0)
 

@@ -14,8 +14,10 @@ either, and are decided again. So a busy stream commits all commands at once tha
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
+
+import msgspec
 
 from events import metrics
 from events.contracts import Event
@@ -34,7 +36,7 @@ class Refusal(Exception):
     code: ClassVar[str] = "refused"
 
 
-class Decided(NamedTuple):
+class Decided(msgspec.Struct, frozen=True, gc=False):
     """The outcome of a command.
 
     `events` is what was appended to the stream, or, for a duplicate, what the first request had appended.
@@ -47,7 +49,7 @@ class Decided(NamedTuple):
     version: int
 
 
-class Foreseen(NamedTuple, Generic[S]):
+class Foreseen(msgspec.Struct, Generic[S], frozen=True, gc=False):
     """Events with the state after them, from a decider that has folded them already."""
 
     events: tuple[Event, ...]

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import uuid_utils
 import uuid_utils.compat
 from opentelemetry import trace
 
@@ -19,7 +20,9 @@ def new_id() -> UUID:
 
 def derived_id(cause: UUID, *discriminator: object) -> UUID:
     """The id that the same cause always gives (UUIDv5): doing something again appends nothing new."""
-    return uuid_utils.compat.uuid5(cause, ":".join(map(str, discriminator)))
+    # Not uuid_utils.compat.uuid5, which takes twice as long for the same.
+    derived = uuid_utils.uuid5(uuid_utils.UUID(int=cause.int), ":".join(map(str, discriminator)))
+    return msgspec.convert(derived.bytes, UUID)
 
 
 PLATFORM_STREAMS = {"bfc": "bank_customer", "vyomo": "broker_client"}

@@ -54,7 +54,7 @@ class EventIdReused(Exception):
         self.event_id = event_id
 
 
-class Appended(NamedTuple):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """A durable append. `versions` holds each stream's version after it.
 
     For a duplicate nothing was written, and `versions` holds the first stream's version at the
