@@ -43,9 +43,9 @@ GUARDS = (
     Guard("money: the relay silent", _REVOCATIONS, "and self._clock() - current_at_s <= STALE_S", "", _CHASSIS_TESTS),
     Guard(
         "money: announced, not arrived",
-        "libs/events/src/events/follower.py",
-        "if self.position >= self._feed.head:",
-        "if True:",
+        "libs/events/src/events/feed.py",
+        "return self._told[0].heard_before_s if self._told else self.heard_at_s",
+        "return self.heard_at_s",
         ("libs/events/tests/test_follower.py",),
     ),
     Guard(

@@ -6,26 +6,9 @@ from typing import Any, cast
 
 from backbone import recorded
 from events.envelope import RecordedEvent, new_id
-from events.feed import Chunk
+from events.feed import Chunk, LogFeed
 from events.follower import Follower
 from events.store import Head
-
-
-class Feed:
-    """The log's feed, as a test says."""
-
-    def __init__(self) -> None:
-        self.epoch = None
-        self.head, self.heard_at_s = 5, 100.0
-        self.chunks: asyncio.Queue[Chunk] = asyncio.Queue()
-
-    async def next(self, position: int) -> Chunk:
-        return await self.chunks.get()
-
-    async def settle(self, chunk: Chunk) -> None: ...
-
-    async def receive(self) -> None:
-        await asyncio.Event().wait()
 
 
 class Store:
@@ -33,36 +16,64 @@ class Store:
         return Head(new_id(), 5)
 
 
+class Feed(LogFeed):
+    """The log's feed, which hears and gives what a test says."""
+
+    def __init__(self) -> None:
+        super().__init__(queue="test", replica=True, store=cast(Any, Store()), amqp_url="amqp://nowhere")
+        self.chunks: asyncio.Queue[Chunk] = asyncio.Queue()
+
+    async def next(self, position: int) -> Chunk:
+        return await self.chunks.get()
+
+    async def receive(self) -> None:
+        await asyncio.Event().wait()
+
+
 async def test_a_follower_is_as_current_as_what_it_has_of_what_was_told() -> None:
-    may_go_on, feed = asyncio.Semaphore(0), Feed()
+    may_go_on = asyncio.Semaphore(0)
 
     async def on_events(events: Sequence[RecordedEvent]) -> None:
         await may_go_on.acquire()
 
     follower = Follower(service="test", on_events=on_events, store=cast(Any, Store()), amqp_url="amqp://nowhere")
-    follower._feed = cast(Any, feed)
+    follower._feed = feed = Feed()
     running = asyncio.create_task(follower.run())
     await follower.started.wait()
+    assert follower.current_at_s == 0.0, "the relay was not heard yet"
+    feed.hear(5, 99.0)
+    feed.hear(5, 100.0)
     assert follower.current_at_s == 100.0, "at the head: whenever the relay was heard last"
 
-    feed.head, feed.heard_at_s = 7, 103.0
-    feed.chunks.put_nowait(Chunk([recorded(6)], None, None, 101.0))
-    feed.chunks.put_nowait(Chunk([recorded(7)], None, None, 103.0))
+    feed.hear(6, 101.0)
+    feed.hear(7, 103.0)
+    feed.hear(7, 104.0)
+    assert follower.current_at_s == 100.0, "hearing of events is not knowing them, but makes nothing older"
+    feed.chunks.put_nowait(Chunk([recorded(6)], None, None))
+    feed.chunks.put_nowait(Chunk([recorded(7)], None, None))
     await asyncio.sleep(0.01)
-    assert follower.current_at_s == 0.0, "hearing of events is not knowing them"
+    assert follower.current_at_s == 100.0, "nor is having been given them"
     may_go_on.release()
     await asyncio.sleep(0.01)
     assert follower.position == 6
     assert follower.current_at_s == 101.0, "behind, but by no more than what came after"
     may_go_on.release()
     await asyncio.sleep(0.01)
-    assert follower.current_at_s == 103.0
+    assert follower.current_at_s == 104.0
 
-    feed.head, feed.heard_at_s = 9, 200.0
-    assert follower.current_at_s == 103.0, "the relay is alive, but what it announced has not arrived"
-    feed.chunks.put_nowait(Chunk([recorded(8), recorded(9)], None, None, 0.0))
+    feed.hear(9, 200.0)
+    feed.hear(9, 201.0)
+    assert follower.current_at_s == 104.0, "it was silent, and what it announces now may be old"
+    feed.chunks.put_nowait(Chunk([recorded(8), recorded(9)], None, None))
     may_go_on.release()
     await asyncio.sleep(0.01)
-    assert follower.current_at_s == 200.0, "at the head again, from the log"
+    assert follower.current_at_s == 201.0, "at the head again, from the log"
+    for position in range(10, 20):
+        feed.hear(position, 200.0 + position)
+        feed.chunks.put_nowait(Chunk([recorded(position)], None, None))
+        may_go_on.release()
+    await asyncio.sleep(0.01)
+    assert follower.position == 19
+    assert not feed._told, "what is applied is not kept, even where nobody asks"
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -66,8 +66,6 @@ class Chunk(NamedTuple):
     events: list[RecordedEvent]
     delivery_tag: int | None
     channel: aiormq.abc.AbstractChannel | None
-    heard_at_s: float
-    """When that delivery came, on the monotonic clock; 0 from the log."""
 
 
 class _Delivery(NamedTuple):
@@ -75,9 +73,14 @@ class _Delivery(NamedTuple):
     body: bytes
     tag: int
     channel: aiormq.abc.AbstractChannel
-    heard_at_s: float
     requeued: int
     """How often an operator sent it back from the dead letters."""
+
+
+class _Told(NamedTuple):
+    last: int
+    heard_before_s: float
+    """When the relay was heard before it told of this, on the monotonic clock."""
 
 
 class LogFeed:
@@ -113,6 +116,8 @@ class LogFeed:
         """The log's last position, as far as known here."""
         self.heard_at_s = 0.0
         """When the relay was last heard, on the monotonic clock; 0 before the first time."""
+        self._told: deque[_Told] = deque()
+        """What the relay told of and may not be applied yet, in order. Of a replica only, whose follower asks for it."""
         self.connected = False
         self._fed_at_s = 0.0
         """When the queue was opened, or gave events, on the monotonic clock."""
@@ -201,12 +206,28 @@ class LogFeed:
         except wire.MalformedBatch as error:
             await self._bury(message.body, message.delivery_tag, channel, str(error), requeued)
             return
-        self.heard_at_s = time.monotonic()
-        self.head = max(self.head, headers.last)
+        self.hear(headers.last, time.monotonic())
         if not headers.is_heartbeat:
             self._fed_at_s = self.heard_at_s
-        self._inbox.append(_Delivery(headers, message.body, message.delivery_tag, channel, self.heard_at_s, requeued))
+        self._inbox.append(_Delivery(headers, message.body, message.delivery_tag, channel, requeued))
         self._arrived.set()
+
+    def hear(self, last: int, at_s: float) -> None:
+        """Notes that the relay has told of events up to a position."""
+        if self._replica and last > (self._told[-1].last if self._told else 0):
+            self._told.append(_Told(last, self.heard_at_s))
+        self.heard_at_s = at_s
+        self.head = max(self.head, last)
+
+    def current_at_s(self, position: int) -> float:
+        """The last time the relay was heard without telling of anything above `position`, on the monotonic clock; 0
+        before the first time."""
+        self._forget(position)
+        return self._told[0].heard_before_s if self._told else self.heard_at_s
+
+    def _forget(self, position: int) -> None:
+        while self._told and self._told[0].last <= position:
+            self._told.popleft()
 
     async def _bury(
         self, body: bytes, tag: int, channel: aiormq.abc.AbstractChannel, reason: str, requeued: int
@@ -241,11 +262,13 @@ class LogFeed:
                     # The broker or the relay is down, or this is the standby of a queue that another replica
                     # processes: then that one moves the position, and there is nothing to do here.
                     if self._moved_beyond is not None and await self._moved_beyond(position):
-                        return Chunk([], None, None, 0.0)
+                        return Chunk([], None, None)
                     self._must_look = True
 
     async def settle(self, chunk: Chunk) -> None:
         """Acknowledges a chunk whose effects are committed, and all before it."""
+        if chunk.events:
+            self._forget(chunk.events[-1].position)
         if chunk.delivery_tag is not None and chunk.channel is not None:
             await self._ack(chunk.delivery_tag, chunk.channel)
 
@@ -307,7 +330,7 @@ class LogFeed:
         if not events:
             return None
         assert last is not None
-        return Chunk(events, last.tag, last.channel, last.heard_at_s)
+        return Chunk(events, last.tag, last.channel)
 
     async def _heal(self, position: int, up_to: int) -> Chunk | None:
         """What the queue does not have, from the log; None if the log does not have it either."""
@@ -315,7 +338,7 @@ class LogFeed:
         if not events:
             return None
         metrics.healed.labels(self._label).inc(len(events))
-        return Chunk(events, None, None, 0.0)
+        return Chunk(events, None, None)
 
     async def _from_log(self, position: int) -> Chunk | None:
         head = await self._store.head()

@@ -28,8 +28,6 @@ class Follower:
         self.position = 0
         """The last position given to `on_events`; starts at the head of the log."""
         self.started = asyncio.Event()
-        self._applied_at_s = 0.0
-        """When the last batch of those given to `on_events` was received."""
         self._on_events = on_events
         self._store = store
         self._feed = LogFeed(queue=self.name, replica=True, store=store, amqp_url=amqp_url)
@@ -38,9 +36,7 @@ class Follower:
     def current_at_s(self) -> float:
         """A moment, on the monotonic clock, up to which everything that the relay told of has been given to
         `on_events`; 0 before the first time. It falls behind while the relay is silent, and while this process is."""
-        if self.position >= self._feed.head:
-            return self._feed.heard_at_s
-        return self._applied_at_s
+        return self._feed.current_at_s(self.position)
 
     async def run(self) -> None:
         """Follows the log until cancelled. An exception of `on_events` ends it."""
@@ -64,5 +60,4 @@ class Follower:
             chunk = await until_it_works(self.name, lambda: self._feed.next(self.position))
             await self._on_events(chunk.events)
             self.position = chunk.events[-1].position
-            self._applied_at_s = chunk.heard_at_s or self._applied_at_s
             await self._feed.settle(chunk)
