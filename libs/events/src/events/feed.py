@@ -117,7 +117,7 @@ class LogFeed:
         self.heard_at_s = 0.0
         """When the relay was last heard, on the monotonic clock; 0 before the first time."""
         self._told: deque[_Told] = deque()
-        """What the relay told of and may not be applied yet, in order. Of a replica only, whose follower asks for it."""
+        """What the relay told of and may not be applied yet, in order: of a replica only, whose follower asks."""
         self.connected = False
         self._fed_at_s = 0.0
         """When the queue was opened, or gave events, on the monotonic clock."""
