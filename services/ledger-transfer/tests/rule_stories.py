@@ -122,10 +122,10 @@ class Story:
     def decided(self, step: Callable[[Decision], None]) -> list[Event]:
         """What one decision appends."""
         event_id = UUID(int=10**6 + next(self._numbers))
-        events, after = decide(self.state, event_id, self.now, step)
-        self._append(events)
-        assert self.state == after
-        return list(events)
+        foreseen = decide(self.state, event_id, self.now, step)
+        self._append(foreseen.events)
+        assert self.state == foreseen.state
+        return list(foreseen.events)
 
     def _append(self, events: Sequence[Event]) -> None:
         self.state = fold(events, self.state)

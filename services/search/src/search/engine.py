@@ -130,8 +130,8 @@ class SearchIndex:
         """The position that a restart would go on from."""
         self.origin = meta.origin
         self.holds_erased = meta.holds_erased
-        """Whether somebody was erased since it was built: no answer has it, but files keep what is deleted until they are
-        merged."""
+        """Whether somebody was erased since it was built. No answer has them, but files keep what is deleted until they
+        are merged."""
         self._queries = IndexQueries(build_schema())
         self._index = index
         # Only a commit of ours changes anything. By itself the reader would look at the folder twice a second, from a
