@@ -18,7 +18,7 @@ from truth import books_balance, everything_applied, nothing_parked, read_log, r
 if TYPE_CHECKING:
     from stack import Stack
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
 CUSTOMERS = 10
 TRANSFERS = 5_000

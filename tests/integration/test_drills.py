@@ -18,7 +18,7 @@ from customers import Customer, make_customer, transfer
 if TYPE_CHECKING:
     from stack import Stack
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.integration
 
 DRILLS = Path(__file__).parents[2] / "docs" / "drills"
 

@@ -19,7 +19,7 @@ from truth import SERVICES, everything_applied, nothing_parked, read_models_equa
 if TYPE_CHECKING:
     from stack import Stack
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.integration
 
 OTHERS = ("ledger_transfer", "sync_gateway", "wealth", "notifier", "search")
 

@@ -2,8 +2,8 @@
 
 Hypothesis draws the steps and shrinks a failing run to the shortest one that fails. Everything under test is real, on
 real PostgreSQL and RabbitMQ. Two relays and two replicas of the consumer are processes of their own, which die by
-SIGKILL; two writers, a follower and an outside subscriber are in this one. `SANGAM_MODEL_RUNS=200 pytest
-libs/events/tests/test_backbone_model.py` searches longer, each time along other walks.
+SIGKILL; two writers, a follower and an outside subscriber are in this one. `SANGAM_MODEL_RUNS=200 pytest -o
+faulthandler_timeout=0 libs/events/tests/test_backbone_model.py` searches longer, each time along other walks.
 """
 
 import asyncio
@@ -440,7 +440,7 @@ class Backbone(RuleBasedStateMachine):
             self.loop.close()
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(50 * RUNS)
 def test_whatever_crashes_everything_is_applied_once_and_in_order(cell: "Cell", armed: Path) -> None:
     Backbone.cell, Backbone.armed = cell, armed
     run_state_machine_as_test(
