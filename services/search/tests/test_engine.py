@@ -263,6 +263,15 @@ def test_suggestions_are_titles_as_they_are_written(index: SearchIndex, settle: 
     assert [s.documents for s in index.suggest(OWNER, "reliance f", 5)] == [1]
 
 
+def test_a_word_with_a_digit_is_not_a_misspelt_one_among_many_either(index: SearchIndex) -> None:
+    dice = random.Random(1)
+    for number in range(60):
+        index.put(OWNER, document(dice, number, "Zebra7"))
+    index.commit(60)
+    assert len(every(index, OWNER, "zebra7")) == 60
+    assert every(index, OWNER, "zebraz") == []
+
+
 def test_what_is_erased_is_gone_from_answers_and_words(index: SearchIndex) -> None:
     index.put(OWNER, document(random.Random(1), 1, "Zebra"))
     index.put(OTHER, document(random.Random(1), 1, "Zebra"))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from search.folding import canonical, fold, words
-from search.scoring import QUERY_WORDS_MAX, Field, Query, Scored, score
+from search.scoring import QUERY_WORDS_MAX, Field, Query, Scored, edits, score
 
 SPANS = {"exact": (100, 100), "starts_with": (80, 99), "contains": (60, 79), "fuzzy": (40, 59)}
 RELIANCE = "Reliance Industries"
@@ -182,3 +182,10 @@ def test_folding_maps_back(text: str) -> None:
     assert all(0 <= index < len(canonical(text)) for index in folded.origin)
     assert "  " not in folded.text
     assert folded.text == folded.text.strip(" ")
+
+
+@pytest.mark.parametrize(("one", "other"), [("zebra7", "zebras"), ("7zebra", "azebra"), ("778812", "77881o")])
+def test_a_word_with_a_digit_is_not_a_misspelt_one(one: str, other: str) -> None:
+    assert edits(one, other) is None
+    assert edits(other, one) is None
+    assert edits(one, one) == 0
