@@ -226,13 +226,6 @@ GUARDS = (
         _sync("webhooks_integration", "test_a_failing_webhook_is_quarantined_probed_restored_and_misses_nothing"),
     ),
     Guard(
-        "webhook: two replicas send",
-        _SYNC + "ledger.py",
-        "(l.webhook_id IS NULL OR l.leased_by = $1 OR l.leased_until < now())",
-        "true",
-        _sync("webhooks_integration", "test_a_restart_sends_nothing_twice"),
-    ),
-    Guard(
         "webhook: former secret after its time",
         _SYNC + "endpoint.py",
         "self._previous is not None and self._previous[1] > now:",
@@ -310,7 +303,13 @@ GUARDS = (
         "0",
         _chassis("clients"),
     ),
-    Guard("socket: private events", _SYNC + "hub.py", "if not event.public:\n            return\n", "", _sync("hub")),
+    Guard(
+        "socket: private events",
+        _SYNC + "hub.py",
+        "        if not event.public:\n            return\n",
+        "",
+        _sync("hub"),
+    ),
     Guard(
         "socket: a cursor from before the kept day",
         _SYNC + "hub.py",

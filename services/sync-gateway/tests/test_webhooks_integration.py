@@ -39,8 +39,11 @@ async def test_a_customer_s_events_arrive_signed_numbered_and_once(gateway: Gate
     async with Receiver(gateway.receiver_port) as receiver:
         webhook = await gateway.webhook(token, "ledger.transfer.*", path=path)
         assert webhook["secret"].startswith("whsec_")
-        await append(ledger_store, other, 1000)
-        await append(ledger_store, user_id, *range(1, 31))
+        # At once, so that both customers' events are in one batch.
+        await asyncio.gather(
+            append(ledger_store, user_id, *range(1, 31)),
+            *(append(ledger_store, other, number) for number in range(1000, 1010)),
+        )
         received = await receiver.until(30, path)
         assert [message.amount for message in received] == list(range(1, 31)), "in the order of the stream"
         assert [message.body["sequence"] for message in received] == list(range(1, 31)), "gap-free"
