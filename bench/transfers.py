@@ -240,15 +240,13 @@ async def _rate(url: str, body: str, customers: Sequence[Customer], at_once: int
         content = body.replace("SOURCE", each.savings).replace("TARGET", each.wallet)
         callers.append(f"{{{json.dumps(each.headers['Authorization'])}, [[{content}]]}}")
     rounds = []
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        for _ in range(ROUNDS + 1):  # the first is the warm-up
-            script.seek(0)
-            script.truncate()
+    for _ in range(ROUNDS + 1):  # the first is the warm-up
+        with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
             script.write(_SCRIPT % (",".join(callers), new_id().hex))
             script.flush()
             command = ["wrk", "-t1", f"-c{at_once}", f"-d{HTTP_S}s", "--timeout", "30s", "-s", script.name, url]
             done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
-            if "Non-2xx" in done.stdout or (match := _REQUESTS.search(done.stdout)) is None:
-                raise RuntimeError(done.stdout + done.stderr)
-            rounds.append(float(match[1]))
+        if "Non-2xx" in done.stdout or (match := _REQUESTS.search(done.stdout)) is None:
+            raise RuntimeError(done.stdout + done.stderr)
+        rounds.append(float(match[1]))
     return Figure(rounds[1:])

@@ -3,17 +3,31 @@
 import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
+from uuid import UUID
 
+import pytest
 from backbone import recorded
 from events.envelope import RecordedEvent, new_id
-from events.feed import Chunk, LogFeed
+from events.feed import Chunk, LogFeed, _Delivery
 from events.follower import Follower
 from events.store import Head
+from events.wire import BatchHeaders
+
+EPOCH = new_id()
 
 
 class Store:
     async def head(self) -> Head:
-        return Head(new_id(), 5)
+        return Head(EPOCH, 5)
+
+    async def read_log(self, after: int, limit: int) -> list[RecordedEvent]:
+        return []
+
+
+class Channel:
+    async def basic_publish(self, body: bytes, **_: Any) -> None: ...
+
+    async def basic_ack(self, tag: int, **_: Any) -> None: ...
 
 
 class Feed(LogFeed):
@@ -77,3 +91,18 @@ async def test_a_follower_is_as_current_as_what_it_has_of_what_was_told() -> Non
     assert not feed._told, "what is applied is not kept, even where nobody asks"
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("epoch", [EPOCH, new_id()], ids=["beyond the end", "of another epoch"])
+async def test_what_is_not_true_makes_nobody_wait(epoch: UUID) -> None:
+    feed = LogFeed(queue="test", replica=True, store=cast(Any, Store()), amqp_url="amqp://nowhere")
+    feed.epoch = EPOCH
+    feed.hear(5, 99.0)
+    untrue = BatchHeaders(first=10**9, last=10**9, epoch=epoch)
+    feed.hear(untrue.last, 100.0)
+    feed._inbox.append(_Delivery(untrue, b"", 1, cast(Any, Channel()), 0))
+    feed.hear(6, 101.0)
+    assert feed.current_at_s(5) == 99.0
+    assert await feed._from_inbox(5) is None
+    assert feed.current_at_s(5) == 100.0, "what was told after it is still waited for"
+    assert feed.current_at_s(6) == 101.0

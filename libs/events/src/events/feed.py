@@ -214,7 +214,7 @@ class LogFeed:
 
     def hear(self, last: int, at_s: float) -> None:
         """Notes that the relay has told of events up to a position."""
-        if self._replica and last > (self._told[-1].last if self._told else 0):
+        if self._replica and (not self._told or last != self._told[-1].last):
             self._told.append(_Told(last, self.heard_at_s))
         self.heard_at_s = at_s
         self.head = max(self.head, last)
@@ -224,6 +224,11 @@ class LogFeed:
         before the first time."""
         self._forget(position)
         return self._told[0].heard_before_s if self._told else self.heard_at_s
+
+    async def _bury_untrue(self, delivery: _Delivery, reason: str) -> None:
+        """Buries a batch that tells of events which the log does not have: nobody waits for them either."""
+        self._told = deque(told for told in self._told if told.last != delivery.headers.last)
+        await self._bury(delivery.body, delivery.tag, delivery.channel, reason, delivery.requeued)
 
     def _forget(self, position: int) -> None:
         while self._told and self._told[0].last <= position:
@@ -308,9 +313,7 @@ class LogFeed:
                     return chunk
                 # The relay publishes only what the store holds: this is not from the relay.
                 self._inbox.popleft()
-                await self._bury(
-                    delivery.body, delivery.tag, delivery.channel, "beyond the end of the log", delivery.requeued
-                )
+                await self._bury_untrue(delivery, "beyond the end of the log")
             else:
                 self._inbox.popleft()
                 try:
@@ -363,9 +366,7 @@ class LogFeed:
         if delivery.headers.epoch == self.epoch:
             return True
         self._inbox.popleft()
-        await self._bury(
-            delivery.body, delivery.tag, delivery.channel, f"of log epoch {delivery.headers.epoch}", delivery.requeued
-        )
+        await self._bury_untrue(delivery, f"of log epoch {delivery.headers.epoch}")
         return False
 
     def _check_epoch(self, actual: UUID) -> None:
