@@ -55,6 +55,20 @@ async def webhook(database: Pool, *, state: str = "active") -> UUID:
     return webhook_id
 
 
+async def test_a_webhook_belongs_to_one_replica_until_it_is_released_or_its_lease_is_over(database: Pool) -> None:
+    theirs = await webhook(database)
+    first, second = Ledger(database, lease_s=10), Ledger(database, lease_s=0)
+
+    async def leased(ledger: Ledger) -> list[UUID]:
+        return [row["webhook_id"] for row in await ledger.lease()]
+
+    assert sorted(map(len, await asyncio.gather(leased(first), leased(first)))) == [1, 1], "kept by who has it"
+    assert await leased(second) == []
+    await first.release([theirs])
+    assert await leased(second) == [theirs]
+    assert await leased(first) == [theirs], "a lease of no seconds is over"
+
+
 async def test_a_webhook_that_is_being_deleted_is_not_leased(database: Pool) -> None:
     """One statement decides on leases of all webhooks: failing for one, it would fail for all."""
     kept, deleted = await webhook(database), await webhook(database)
